@@ -1,0 +1,278 @@
+# Copyright 2026 The wavtokenizer_hf authors. All rights reserved.
+#
+# Licensed under the MIT License; see the LICENSE file of the project.
+"""Configuration of WavTokenizer, and the fingerprint that tells two codecs apart."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Fields that the transformers port of WavTokenizer does not know, with the value under which the two agree. At that
+# value they stay out of config.json, so that a folder of ours is a folder of theirs.
+_OWN_FIELDS = {"bandwidth_id": 0}
+
+# What decides the codes of a waveform besides the weights.
+_ENCODING_FIELDS = (
+    "sampling_rate",
+    "audio_channels",
+    "num_filters",
+    "upsampling_ratios",
+    "kernel_size",
+    "last_kernel_size",
+    "residual_kernel_size",
+    "num_residual_layers",
+    "dilation_growth_rate",
+    "compress",
+    "use_conv_shortcut",
+    "use_causal_conv",
+    "pad_mode",
+    "norm_type",
+    "num_lstm_layers",
+    "hidden_size",
+    "codebook_size",
+)
+
+
+@strict
+class WavTokenizerConfig(PreTrainedConfig):
+    """Geometry of a WavTokenizer codec. The defaults are those of the released 40-codes-a-second checkpoints.
+
+    Args:
+        sampling_rate: Samples per second of the waveform, in Hz.
+        audio_channels: Channels of the waveform; the codec is mono, so only 1 is valid.
+        num_filters: Channels after the encoder's first convolution; they double at every strided one.
+        upsampling_ratios: Strides of the encoder from last to first (the order in which the original's YAML files list
+            them). Their product is the hop length, which must be even.
+        kernel_size: Width of the encoder's first convolution.
+        last_kernel_size: Width of the encoder's last convolution.
+        residual_kernel_size: Width of the first convolution of an encoder residual block.
+        num_residual_layers: Residual blocks before each strided convolution.
+        dilation_growth_rate: Base of the dilation of consecutive residual blocks.
+        compress: Factor by which a residual block narrows its channels.
+        use_conv_shortcut: Whether a residual block's shortcut is a 1x1 convolution; else it is the identity.
+        use_causal_conv: Whether the encoder's convolutions pad on the left only.
+        pad_mode: Padding of the encoder's convolutions, `"reflect"` or `"constant"` (zeros).
+        norm_type: Reparametrisation of the encoder's convolutions; only `"weight_norm"`.
+        num_lstm_layers: Layers of the encoder's LSTM.
+        hidden_size: Width of the latents.
+        codebook_size: Number of entries of the codebook.
+        codebook_dim: Width of an entry. Nothing projects between latents and codebook, so it must equal `hidden_size`,
+            which is what `None` means.
+        decoder_hidden_size: Width of the decoder's backbone.
+        decoder_intermediate_size: Inner width of a ConvNeXt block.
+        decoder_num_layers: Number of ConvNeXt blocks.
+        adanorm_num_embeddings: Number of bandwidth ids, each with its own scale and shift in the adaptive layer norms.
+        decoder_attention_num_groups: Groups of the decoder's group norms; must divide `decoder_hidden_size`.
+        norm_eps: Epsilon of the decoder's norms.
+        bandwidth_id: The bandwidth id that `decode` uses when none is given.
+
+    Raises:
+        StrictDataclassError: For a value of the wrong type or settings that do not fit together; the message says which.
+
+    Source: Paper, section 3; the original's `configs/*.yaml`. Field names follow the transformers port.
+
+    Example:
+
+    ```python
+    >>> from wavtokenizer_hf import WavTokenizerConfig
+
+    >>> config = WavTokenizerConfig(upsampling_ratios=[8, 5, 4, 2])
+    >>> config.hop_length, config.frame_rate
+    (320, 75.0)
+    ```
+    """
+
+    model_type = "wavtokenizer"
+
+    sampling_rate: int = 24000
+    audio_channels: int = 1
+    num_filters: int = 32
+    upsampling_ratios: list[int] | tuple[int, ...] = (6, 5, 5, 4)
+    kernel_size: int = 7
+    last_kernel_size: int = 7
+    residual_kernel_size: int = 3
+    num_residual_layers: int = 1
+    dilation_growth_rate: int = 2
+    compress: int = 2
+    use_conv_shortcut: bool = True
+    use_causal_conv: bool = False
+    pad_mode: str = "reflect"
+    norm_type: str = "weight_norm"
+    num_lstm_layers: int = 2
+    hidden_size: int = 512
+    codebook_size: int = 4096
+    codebook_dim: int | None = None
+    decoder_hidden_size: int = 768
+    decoder_intermediate_size: int = 2304
+    decoder_num_layers: int = 12
+    adanorm_num_embeddings: int = 4
+    decoder_attention_num_groups: int = 32
+    norm_eps: int | float = 1e-6
+    bandwidth_id: int = 0
+
+    def __post_init__(self, **kwargs):
+        # A list compares equal to what JSON gives back; a tuple does not.
+        self.upsampling_ratios = list(self.upsampling_ratios)
+        if self.codebook_dim is None:
+            self.codebook_dim = self.hidden_size
+        # Derived values that a hand-written or foreign config.json may carry: they follow from the fields.
+        for derived in ("hop_length", "n_fft", "frame_rate", "num_quantizers"):
+            kwargs.pop(derived, None)
+        super().__post_init__(**kwargs)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per code."""
+        return math.prod(self.upsampling_ratios)
+
+    @property
+    def n_fft(self) -> int:
+        """Samples per frame of the short-time Fourier transform that the decoder predicts."""
+        return 4 * self.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes per second."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def num_quantizers(self) -> int:
+        """Codes per frame: always one."""
+        return 1
+
+    def validate_architecture(self):
+        """Checks that the settings fit together; called by transformers after construction and before saving."""
+        positive = (
+            "sampling_rate",
+            "num_filters",
+            "num_residual_layers",
+            "dilation_growth_rate",
+            "compress",
+            "num_lstm_layers",
+            "hidden_size",
+            "codebook_size",
+            "decoder_hidden_size",
+            "decoder_intermediate_size",
+            "decoder_num_layers",
+            "adanorm_num_embeddings",
+            "decoder_attention_num_groups",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("kernel_size", "last_kernel_size", "residual_kernel_size"):
+            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
+                raise ValueError(f"`{name}` must be odd and at least 1, got {getattr(self, name)}.")
+        if not self.upsampling_ratios or min(self.upsampling_ratios) < 1:
+            raise ValueError(f"`upsampling_ratios` must hold integers of 1 and more, got {self.upsampling_ratios}.")
+        if self.hop_length % 2:
+            raise ValueError(
+                f"The product of `upsampling_ratios` must be even, since the inverse STFT trims 1.5 hops at either end; "
+                f"got {self.upsampling_ratios}, product {self.hop_length}."
+            )
+        if self.audio_channels != 1:
+            raise ValueError(f"WavTokenizer is a mono codec: `audio_channels` must be 1, got {self.audio_channels}.")
+        if self.codebook_dim != self.hidden_size:
+            raise ValueError(
+                f"`codebook_dim` must equal `hidden_size` (nothing projects between them), got {self.codebook_dim} and "
+                f"{self.hidden_size}. Leave `codebook_dim` out to have it follow `hidden_size`."
+            )
+        if self.pad_mode not in ("reflect", "constant"):
+            raise ValueError(f"`pad_mode` must be 'reflect' or 'constant', got {self.pad_mode!r}.")
+        if self.norm_type != "weight_norm":
+            raise ValueError(f"`norm_type` must be 'weight_norm', got {self.norm_type!r}.")
+        if self.num_filters % self.compress:
+            raise ValueError(
+                f"`compress` must divide `num_filters`, got compress={self.compress}, num_filters={self.num_filters}."
+            )
+        if self.decoder_hidden_size % self.decoder_attention_num_groups:
+            raise ValueError(
+                f"`decoder_attention_num_groups` must divide `decoder_hidden_size`, got "
+                f"{self.decoder_attention_num_groups} and {self.decoder_hidden_size}."
+            )
+        if not self.norm_eps > 0:
+            raise ValueError(f"`norm_eps` must be above 0, got {self.norm_eps}.")
+        if not 0 <= self.bandwidth_id < self.adanorm_num_embeddings:
+            raise ValueError(
+                f"`bandwidth_id` must lie in 0..{self.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), got "
+                f"{self.bandwidth_id}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, but without our own fields at their defaults, and with plain strings in `auto_map`.
+
+        For a class whose name contains "Tokenizer", transformers writes `[name, None]` into `auto_map`, which none of
+        its Auto classes can read back.
+        """
+        output = super().to_dict()
+        for name, default in _OWN_FIELDS.items():
+            if output.get(name) == default:
+                del output[name]
+        if output.get("auto_map"):
+            output["auto_map"] = plain_auto_map(output["auto_map"])
+        return output
+
+
+def plain_auto_map(auto_map: dict[str, Any]) -> dict[str, str]:
+    """Turns `[name, None]`, which transformers writes for classes named `*Tokenizer*`, into `name`."""
+    return {key: value[0] if isinstance(value, (list, tuple)) else value for key, value in auto_map.items()}
+
+
+def copy_code_files(directory: str | os.PathLike) -> None:
+    """Puts the flat files that lie beside this one into a folder whose `auto_map` names them."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for source in sorted(Path(__file__).parent.glob("*_wavtokenizer.py")):
+        destination = directory / source.name
+        if not (destination.exists() and destination.samefile(source)):
+            shutil.copyfile(source, destination)
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Identifies the mapping from waveforms to codes that a model computes.
+
+    Two models with the same fingerprint give the same codes and mean the same by them; it goes into every file of codes.
+    It is the same for both key layouts, for the encoder alone, on every device, and before and after `fuse()`. It
+    covers the weights as the model holds them, so a model cast to another dtype has another fingerprint.
+
+    Args:
+        model: A `WavTokenizerModel` or `WavTokenizerEncoderModel`.
+
+    Returns:
+        64 hexadecimal digits (SHA-256 over the settings and weights that encoding depends on).
+
+    Raises:
+        ValueError: If the model has no encoder, or if some of its weights are not in memory (meta or offloaded).
+    """
+    encoder_model = getattr(model, "encoder_model", model)
+    if not hasattr(encoder_model, "encoder"):
+        raise ValueError(
+            f"A fingerprint covers the encoder, and {type(model).__name__} has none. Take it from a WavTokenizerModel "
+            "or a WavTokenizerEncoderModel."
+        )
+    if getattr(encoder_model, "fingerprint_before_fusing", None):
+        return encoder_model.fingerprint_before_fusing
+    settings = {name: getattr(encoder_model.config, name) for name in _ENCODING_FIELDS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(encoder_model.state_dict().items()):
+        if not name.startswith(("encoder.", "quantizer.codebook.embed")) or name.endswith("embed_avg"):
+            continue
+        if tensor.is_meta:
+            raise ValueError(
+                f"A fingerprint needs every encoder weight in memory, and {name} is on the meta device (offloaded to "
+                "disk, or never loaded). Load the encoder without offloading."
+            )
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+__all__ = ["WavTokenizerConfig"]

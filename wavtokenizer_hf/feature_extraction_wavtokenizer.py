@@ -1,0 +1,329 @@
+# Copyright 2026 The wavtokenizer_hf authors. All rights reserved.
+#
+# Licensed under the MIT License; see the LICENSE file of the project.
+"""Feature extractor of WavTokenizer: from recordings of any kind to 24 kHz mono batches."""
+
+import importlib
+import math
+import numbers
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import PaddingStrategy, TensorType
+
+from .configuration_wavtokenizer import copy_code_files, plain_auto_map
+
+# Fields that the transformers port does not know; at these values they stay out of preprocessor_config.json.
+_OWN_FIELDS = {"peak_db": None}
+
+# More channels than any microphone array in use: a larger first axis means that the axes are swapped.
+_MAX_CHANNELS = 64
+
+# torchaudio tabulates a filter of about this many taps per pair of rates; coprime rates would need gigabytes.
+_MAX_RESAMPLING_TAPS = 50_000_000
+
+_READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
+
+
+def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Reads a sound file at its own rate and with its own channels.
+
+    Args:
+        path: A file in a format that libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and more, at any rate and depth.
+
+    Returns:
+        Samples, float32 of shape (channels, num_samples) with full scale at 1, and the file's sampling rate in Hz.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, a video, or anything else that is not readable audio.
+        ImportError: If soundfile is missing or broken.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No such audio file: {path}")
+    if path.is_dir():
+        raise ValueError(f"Expected an audio file, got a folder: {path}")
+    soundfile = _import_for("reading audio files", "soundfile")
+    try:
+        samples, sampling_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(
+            f"Cannot read {path} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a video, or "
+            "convert another format, first (for example with ffmpeg)."
+        ) from error
+    return np.ascontiguousarray(samples.T), int(sampling_rate)  # (N, C) -> (C, N)
+
+
+def _import_for(purpose: str, name: str) -> ModuleType:
+    """Imports an optional package at the moment it is needed (by name: the Hub's scanner demands what it sees)."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        repair = "python -m pip install --force-reinstall " + (
+            "'torch>=2.11,<2.13' 'torchaudio>=2.11'" if name.startswith("torchaudio") else name
+        )
+        raise ImportError(
+            f"{name} is needed for {purpose} and does not load: {error}. Repair it with: {repair}"
+        ) from error
+
+
+class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
+    """Turns recordings into the padded mono batches that WavTokenizer encodes.
+
+    A clip is a path, a NumPy array, a torch tensor or a list of numbers; a batch is a list of clips or an array of shape
+    (B, channels, N). One array is one clip: of shape (N,), or (channels, N). Channels are averaged, then the clip is
+    brought to the codec's rate, as the original does. Integer arrays are scaled by their type's range to ±1; a list
+    of numbers is taken as it is.
+
+    Args:
+        feature_size: Channels of the output; the codec is mono, so only 1 is valid.
+        sampling_rate: The codec's rate in Hz.
+        padding_value: Value of the samples after a clip's end.
+        hop_length: Samples per code.
+        peak_db: Peak to which each clip is scaled after resampling, in dB relative to full scale (for example -3.0);
+            `None` leaves the level alone. Silence stays silence.
+
+    Raises:
+        ValueError: If `padding_side` is not `"right"`: padding on the left would shift the frames and change the codes.
+
+    Source: `encoder/utils.py: convert_audio` of the original (mean over channels, then torchaudio's resampling).
+    """
+
+    model_input_names = ["input_values", "padding_mask"]  # noqa: RUF012 - the library reads a plain list
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 24000,
+        padding_value: float = 0.0,
+        hop_length: int = 600,
+        peak_db: float | None = None,
+        **kwargs,
+    ):
+        if feature_size != 1:
+            raise ValueError(f"WavTokenizer is a mono codec: `feature_size` must be 1, got {feature_size}.")
+        if hop_length < 1 or sampling_rate < 1:
+            raise ValueError(
+                f"`hop_length` and `sampling_rate` must be at least 1, got {hop_length} and {sampling_rate}."
+            )
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.hop_length = hop_length
+        self.peak_db = peak_db
+        self._refuse_left_padding()
+
+    def __call__(
+        self,
+        audio: Any,
+        padding: bool | str | PaddingStrategy | None = None,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | TensorType | None = None,
+        sampling_rate: int | None = None,
+        resample: bool = False,
+    ) -> BatchFeature:
+        """Prepares one clip or a batch of clips.
+
+        Args:
+            audio: A clip, or a batch of clips; see the class.
+            padding: `None`, `True` or `"longest"` pad a batch to its longest clip; `"max_length"` pads to `max_length`;
+                `False` or `"do_not_pad"` pads nothing, which gives lists where the clips differ in length.
+            truncation: Whether to cut clips to `max_length`.
+            max_length: Samples at the codec's rate.
+            return_tensors: `"pt"` for torch tensors, `"np"` or `None` for NumPy arrays.
+            sampling_rate: Rate of the given arrays in Hz; `None` takes them to be at the codec's rate. A path brings its
+                own rate.
+            resample: Whether to resample clips of another rate; without it they are an error.
+
+        Returns:
+            `input_values`, float32 (B, 1, T), and `padding_mask`, int32 (B, T), 1 where a sample belongs to the clip.
+
+        Raises:
+            ValueError: For an empty clip, NaN or infinity, a wrong shape or type, or a rate that differs while
+                `resample` is off. The message names the clip's index in the batch.
+            ImportError: If resampling is asked for and torchaudio does not load.
+        """
+        self._refuse_left_padding()
+        strategy = self._padding_strategy(padding)
+        needs_max_length = truncation or strategy == PaddingStrategy.MAX_LENGTH
+        if needs_max_length and (max_length is None or max_length < 1):
+            raise ValueError(
+                f"`truncation` and `padding='max_length'` need `max_length`, a number of samples of 1 or more, got "
+                f"{max_length}."
+            )
+        clips = [
+            self._prepare(clip, index, sampling_rate, resample) for index, clip in enumerate(self._as_batch(audio))
+        ]
+        if truncation:
+            clips = [clip[:max_length] for clip in clips]
+        lengths = [clip.shape[0] for clip in clips]
+        target = max(lengths)
+        if strategy == PaddingStrategy.MAX_LENGTH:
+            if target > max_length:
+                raise ValueError(
+                    f"Clip {lengths.index(target)} has {target} samples at {self.sampling_rate} Hz, more than "
+                    f"`max_length` = {max_length}. Pass `truncation=True` to cut it."
+                )
+            target = max_length
+        if strategy == PaddingStrategy.DO_NOT_PAD and min(lengths) != target:
+            if return_tensors is not None:
+                raise ValueError(
+                    f"Clips of different lengths ({min(lengths)} to {target} samples) make no tensor without padding. "
+                    "Leave `padding` at its default, or `return_tensors` at None."
+                )
+            return BatchFeature(
+                {
+                    "input_values": [clip[None] for clip in clips],
+                    "padding_mask": [np.ones(length, dtype=np.int32) for length in lengths],
+                }
+            )
+        input_values = np.full((len(clips), 1, target), self.padding_value, dtype=np.float32)
+        padding_mask = np.zeros((len(clips), target), dtype=np.int32)
+        for row, clip in enumerate(clips):
+            input_values[row, 0, : clip.shape[0]] = clip
+            padding_mask[row, : clip.shape[0]] = 1
+        return BatchFeature(
+            {"input_values": input_values, "padding_mask": padding_mask}, tensor_type=return_tensors
+        )
+
+    def get_num_audio_codes(self, num_samples: int) -> int:
+        """Number of codes of a clip of `num_samples` samples at the codec's rate: ceil(num_samples / hop_length)."""
+        if num_samples < 0:
+            raise ValueError(f"`num_samples` must be 0 or more, got {num_samples}.")
+        return -(-num_samples // self.hop_length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without our own fields at their defaults, and with plain strings in `auto_map`."""
+        output = super().to_dict()
+        for name, default in _OWN_FIELDS.items():
+            if output.get(name) == default:
+                del output[name]
+        if output.get("auto_map"):
+            output["auto_map"] = plain_auto_map(output["auto_map"])
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """As in transformers; a feature extractor that names its code in `auto_map` takes the files along."""
+        if getattr(self, "auto_map", None):
+            copy_code_files(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _refuse_left_padding(self) -> None:
+        if self.padding_side != "right":
+            raise ValueError(
+                f"WavTokenizer pads on the right only, got padding_side={self.padding_side!r}: padding on the left would "
+                "shift the frames and change the codes."
+            )
+
+    @staticmethod
+    def _padding_strategy(padding: bool | str | PaddingStrategy | None) -> PaddingStrategy:
+        if padding is None or padding is True:
+            return PaddingStrategy.LONGEST
+        if padding is False:
+            return PaddingStrategy.DO_NOT_PAD
+        return PaddingStrategy(padding)
+
+    @staticmethod
+    def _as_batch(audio: Any) -> list:
+        """Splits the argument into clips."""
+        if isinstance(audio, (str, os.PathLike)):
+            return [audio]
+        if isinstance(audio, (np.ndarray, torch.Tensor)):
+            batch = list(audio) if audio.ndim == 3 else [audio]
+        elif isinstance(audio, (list, tuple)):
+            batch = [audio] if audio and all(isinstance(item, numbers.Real) for item in audio) else list(audio)
+        else:
+            raise ValueError(
+                "Expected a path, a NumPy array, a torch tensor, a list of numbers, or a list of these, got "
+                f"{type(audio).__name__}."
+            )
+        if not batch:
+            raise ValueError("Expected at least one clip, got an empty batch.")
+        return batch
+
+    def _prepare(self, clip: Any, index: int, sampling_rate: int | None, resample: bool) -> np.ndarray:
+        """Brings one clip to the codec's rate, mono, float32, (N,)."""
+        if isinstance(clip, (str, os.PathLike)):
+            samples, sampling_rate = read_audio(clip)
+        else:
+            samples = self._as_float(clip, index)
+        if sampling_rate is None:
+            sampling_rate = self.sampling_rate
+        if samples.ndim not in (1, 2):
+            raise ValueError(
+                f"Clip {index}: expected shape (num_samples,) or (channels, num_samples), got {samples.shape}."
+            )
+        if samples.size == 0:
+            raise ValueError(f"Clip {index} is empty (shape {samples.shape}); a clip needs at least one sample.")
+        if samples.ndim == 2:
+            if samples.shape[0] > _MAX_CHANNELS:
+                raise ValueError(
+                    f"Clip {index} has shape {samples.shape}, read as (channels, num_samples): {samples.shape[0]} "
+                    "channels. Pass its transpose if the first axis is time, or a list of clips if it is a batch."
+                )
+            samples = samples.mean(axis=0, dtype=np.float32)
+        if not np.isfinite(samples).all():
+            first = int(np.argmin(np.isfinite(samples)))
+            raise ValueError(f"Clip {index} holds NaN or infinity, first at sample {first}; repair or drop the clip.")
+        if sampling_rate != self.sampling_rate:
+            if not resample:
+                raise ValueError(
+                    f"Clip {index} is at {sampling_rate} Hz and the codec works at {self.sampling_rate} Hz. Pass "
+                    "`resample=True` to have it resampled."
+                )
+            samples = _resample(samples, sampling_rate, self.sampling_rate)
+        if self.peak_db is not None:
+            peak = np.abs(samples).max()
+            samples = samples * np.float32(10 ** (self.peak_db / 20) / peak) if peak > 0 else samples
+        return samples
+
+    @staticmethod
+    def _as_float(clip: Any, index: int) -> np.ndarray:
+        """To float32; integer arrays by their type's range, lists of numbers as they are."""
+        if isinstance(clip, torch.Tensor):
+            clip = clip.detach().cpu()
+            array = (clip.float() if clip.is_floating_point() else clip).numpy()
+        elif isinstance(clip, np.ndarray):
+            array = clip
+        elif isinstance(clip, (list, tuple)):
+            try:
+                array = np.asarray(clip, dtype=np.float32)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Clip {index}: expected a list of numbers, got {str(clip)[:80]}.") from error
+        else:
+            raise ValueError(
+                f"Clip {index}: expected a path, a NumPy array, a torch tensor or a list of numbers, got "
+                f"{type(clip).__name__}."
+            )
+        if array.dtype.kind in "iu":
+            info = np.iinfo(array.dtype)
+            half_range = 2.0 ** (info.bits - 1)
+            offset = half_range if array.dtype.kind == "u" else 0.0
+            return ((array.astype(np.float64) - offset) / half_range).astype(np.float32)
+        if array.dtype.kind != "f":
+            raise ValueError(f"Clip {index}: expected real numbers, got an array of {array.dtype}.")
+        return array.astype(np.float32, copy=False)
+
+
+def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
+    """Resamples (N,) to (ceil(N * target_rate / sampling_rate),) with torchaudio's default windowed sinc."""
+    if int(sampling_rate) != sampling_rate or sampling_rate < 1:
+        raise ValueError(f"A sampling rate must be a whole number of Hz, 1 or more, got {sampling_rate}.")
+    sampling_rate = int(sampling_rate)
+    divisor = math.gcd(sampling_rate, target_rate)
+    if (sampling_rate // divisor) * (target_rate // divisor) > _MAX_RESAMPLING_TAPS:
+        raise ValueError(
+            f"Resampling from {sampling_rate} to {target_rate} Hz needs a filter of gigabytes, because the rates have no "
+            "large common divisor. Bring the clip to a common rate (such as 44100 or 48000 Hz) with another tool first."
+        )
+    functional = _import_for("resampling", "torchaudio.functional")
+    resampled = functional.resample(torch.from_numpy(np.ascontiguousarray(samples)), sampling_rate, target_rate)
+    return resampled.numpy()
+
+
+__all__ = ["WavTokenizerFeatureExtractor"]

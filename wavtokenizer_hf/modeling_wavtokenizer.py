@@ -1,0 +1,1169 @@
+# Copyright 2026 The wavtokenizer_hf authors. All rights reserved.
+#
+# Licensed under the MIT License; see the LICENSE file of the project.
+"""WavTokenizer: encoder, quantizer, backbone, inverse-STFT head, and the models made of them.
+
+Shapes: B batch, C channels, T samples, L frames (one code each), D width, F frequency bins. Where clips of a batch differ in
+length, `num_valid` (B,) counts the valid positions of each clip at the rate of the tensor at hand, and `frame_mask`
+(B, 1, L) marks them; both are None when nothing is padded. Every clip then gets what it gets alone: the encoder reflects
+each clip at its own end, and the decoder's norms, attention and overlap-add see valid frames only.
+"""
+
+import importlib
+import math
+import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_wavtokenizer import WavTokenizerConfig, copy_code_files, fingerprint
+
+# The original draws the weights of the backbone's first convolution and of its ConvNeXt blocks from this normal
+# distribution (cut off at two), and starts their layer scale at one over their number; all else as torch does.
+_BACKBONE_INIT_STD = 0.02
+_DECODER_DROPOUT = 0.1
+_MAX_MAGNITUDE = 100.0
+
+
+@dataclass
+class WavTokenizerEncoderOutput(ModelOutput):
+    """What `encode` returns.
+
+    Args:
+        audio_codes: int64 (B, 1, L), in 0..codebook_size - 1; 0 past a clip's end.
+        audio_codes_mask: (B, 1, L), 1 where a code belongs to the clip; in the dtype of the padding mask.
+        encoder_latents: (B, D, L), the encoder's output before quantization; 0 past a clip's end. On request.
+        quantized_latents: (B, D, L), the codebook's entries; 0 past a clip's end. On request.
+        encoder_hidden_states: The outputs of the encoder's convolutions that change the rate, of its LSTM and of its last
+            convolution, each (B, C, length at that layer). Positions past a clip's end hold no meaning. On request.
+    """
+
+    audio_codes: torch.LongTensor | None = None
+    audio_codes_mask: torch.Tensor | None = None
+    encoder_latents: torch.FloatTensor | None = None
+    quantized_latents: torch.FloatTensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class WavTokenizerDecoderOutput(ModelOutput):
+    """What `decode` returns.
+
+    Args:
+        audio_values: float32 (B, 1, L * hop_length), 0 past a clip's end.
+        decoder_hidden_states: The input of the first ConvNeXt block and the output of each, (B, D, L). On request.
+        decoder_attentions: The attention weights of the one attention layer, (B, 1, L, L). On request.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class WavTokenizerOutput(ModelOutput):
+    """What `forward` returns: the reconstruction, cut to the input's length, and the codes it was made from.
+
+    Args:
+        audio_values: float32 (B, 1, T), 0 past a clip's end.
+        audio_codes: int64 (B, 1, L).
+        audio_codes_mask: (B, 1, L).
+        encoder_hidden_states: As in `WavTokenizerEncoderOutput`.
+        decoder_hidden_states: As in `WavTokenizerDecoderOutput`.
+        decoder_attentions: As in `WavTokenizerDecoderOutput`.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+    audio_codes: torch.LongTensor | None = None
+    audio_codes_mask: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def _without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
+    """Switches autocast off for arithmetic that must keep its precision."""
+    device_type = tensor.device.type
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+class _Float32Buffers(nn.Module):
+    """Keeps a module's own buffers in float32 when the model is cast to half precision; they still change device."""
+
+    def _apply(self, fn, recurse=True):
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            if after is not None and after.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = buffer.to(device=after.device)
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------------- encoder
+
+
+class WavTokenizerConv1d(nn.Module):
+    """Weight-normalised convolution whose output has ceil(length / stride) frames for any length of 1 and more.
+
+    The padding totals kernel extent - stride, and at the right end as much again as fills the last stride. It reflects
+    the signal (or repeats zeros). A signal that is too short to reflect is first extended with zeros on the right,
+    and the surplus is dropped after padding.
+
+    Source: `encoder/modules/conv.py: SConv1d, pad1d` of the original.
+    Deviates: In a batch, each clip is padded at its own end.
+    """
+
+    def __init__(
+        self,
+        config: WavTokenizerConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+    ):
+        super().__init__()
+        self.conv = weight_norm(nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation))
+        self.stride = stride
+        self.reflects = config.pad_mode == "reflect"
+        total = (kernel_size - 1) * dilation + 1 - stride
+        self.right_padding = 0 if config.use_causal_conv else total // 2
+        self.left_padding = total - self.right_padding
+
+    def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolves (B, C, length) into (B, C', ceil(length / stride))."""
+        length = hidden_states.shape[-1]
+        if num_valid is None:
+            padded = self._pad(hidden_states)
+        else:
+            padded = self._pad_each(hidden_states, num_valid.to(hidden_states.device))
+        return self.conv(padded)[..., : -(-length // self.stride)]
+
+    def num_output_frames(self, num_valid: torch.Tensor) -> torch.Tensor:
+        """Valid frames that are left of `num_valid` after the stride."""
+        return (num_valid + self.stride - 1) // self.stride
+
+    # The two paddings below read the signal by index: position p before the start holds sample -p, position p from the
+    # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is the
+    # clip's end, or later where the clip is too short to reflect. Nothing branches on the length, so torch.export
+    # keeps it dynamic.
+
+    def _pad(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Pads clips of one length: (B, C, length) -> (B, C, left + length + right)."""
+        length = hidden_states.shape[-1]
+        right_padding = self.right_padding + (-length) % self.stride
+        if not self.reflects:
+            return F.pad(hidden_states, (self.left_padding, right_padding))
+        device = hidden_states.device
+        before = torch.arange(self.left_padding, 0, -1, device=device)
+        after = torch.arange(right_padding, device=device) + length
+        turn = torch.sym_max(length, torch.sym_max(self.left_padding, right_padding) + 1)
+        after = torch.where(after < turn, after, 2 * (turn - 1) - after)
+        edges = [
+            hidden_states.index_select(-1, index.clamp(max=length - 1)).masked_fill(index >= length, 0)
+            for index in (before, after)
+        ]
+        return torch.cat([edges[0], hidden_states, edges[1]], dim=-1)
+
+    def _pad_each(self, hidden_states: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
+        """Pads every clip at its own end: (B, C, length) -> (B, C, left + length + widest right)."""
+        num_channels, length = hidden_states.shape[-2:]
+        end = num_valid[:, None]  # (B, 1)
+        widest = self.right_padding + self.stride - 1
+        right_padding = self.right_padding + (-end) % self.stride
+        turn = torch.maximum(end, right_padding.clamp(min=self.left_padding) + 1)
+        after = torch.arange(widest, device=hidden_states.device) + end  # (B, widest)
+        before = torch.arange(self.left_padding, 0, -1, device=hidden_states.device).expand(end.shape[0], -1)
+        reflected = torch.where(after < turn, after, 2 * (turn - 1) - after)
+        edges = []
+        for index in (before, reflected):
+            exists = (index < end) & (index >= 0) & self.reflects
+            index = index.clamp(0, length - 1)[:, None].expand(-1, num_channels, -1)
+            edges.append(hidden_states.gather(-1, index).masked_fill(~exists[:, None], 0))
+        padded = F.pad(torch.cat([edges[0], hidden_states], dim=-1), (0, widest))
+        positions = (self.left_padding + after)[:, None].expand(-1, num_channels, -1)
+        return padded.scatter(-1, positions, edges[1])
+
+
+class WavTokenizerResidualBlock(GradientCheckpointingLayer):
+    """Two activated convolutions, the first dilated, around a narrower width, and a shortcut past them.
+
+    Source: `encoder/modules/seanet.py: SEANetResnetBlock` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig, num_channels: int, dilation: int):
+        super().__init__()
+        narrow = num_channels // config.compress
+        self.block = nn.ModuleList(
+            [
+                nn.ELU(),
+                WavTokenizerConv1d(config, num_channels, narrow, config.residual_kernel_size, dilation=dilation),
+                nn.ELU(),
+                WavTokenizerConv1d(config, narrow, num_channels, kernel_size=1),
+            ]
+        )
+        if config.use_conv_shortcut:
+            self.shortcut = WavTokenizerConv1d(config, num_channels, num_channels, kernel_size=1)
+        else:
+            self.shortcut = nn.Identity()
+
+    def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
+        residual = hidden_states
+        for layer in self.block:
+            if isinstance(layer, WavTokenizerConv1d):
+                hidden_states = layer(hidden_states, num_valid)
+            else:
+                hidden_states = layer(hidden_states)
+        return self.shortcut(residual) + hidden_states
+
+
+class WavTokenizerLSTM(nn.Module):
+    """A unidirectional LSTM over time with a skip around the whole stack.
+
+    Source: `encoder/modules/lstm.py: SLSTM` of the original.
+    """
+
+    def __init__(self, num_channels: int, num_layers: int):
+        super().__init__()
+        self.lstm = nn.LSTM(num_channels, num_channels, num_layers)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps (B, C, L) to (B, C, L)."""
+        sequence = hidden_states.permute(2, 0, 1)  # (B, C, L) -> (L, B, C)
+        if torch.compiler.is_exporting():
+            output = _scan_lstm(self.lstm, sequence)
+        else:
+            output, _ = self.lstm(sequence)
+        return (output + sequence).permute(1, 2, 0)  # (L, B, C) -> (B, C, L)
+
+
+def _scan_lstm(lstm: nn.LSTM, sequence: torch.Tensor) -> torch.Tensor:
+    """What `lstm` computes from (L, B, C), as a scan: `torch.export` would unroll `nn.LSTM` and fix the length."""
+    scan = importlib.import_module("torch._higher_order_ops.scan").scan
+    for layer in range(lstm.num_layers):
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+
+        def step(state, from_input, weight_hh=weight_hh):
+            hidden, cell = state
+            gates = from_input + hidden @ weight_hh.T
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+            cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
+            hidden = output_gate.sigmoid() * cell.tanh()
+            return (hidden, cell), hidden.clone()
+
+        start = sequence.new_zeros(sequence.shape[1:])
+        _, sequence = scan(step, (start, start.clone()), F.linear(sequence, weight_ih, bias_ih + bias_hh))
+    return sequence
+
+
+class WavTokenizerEncoder(nn.Module):
+    """SEANet encoder: strided convolutions with residual blocks between them, an LSTM, and a last convolution.
+
+    The index of a layer is its index in the original, activations counted, since it names the layer's weights.
+
+    Source: Paper, section 3.1; `encoder/modules/seanet.py: SEANetEncoder` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        width = config.num_filters
+        layers: list[nn.Module] = [WavTokenizerConv1d(config, config.audio_channels, width, config.kernel_size)]
+        for ratio in reversed(config.upsampling_ratios):
+            for depth in range(config.num_residual_layers):
+                layers.append(WavTokenizerResidualBlock(config, width, config.dilation_growth_rate**depth))
+            layers.append(nn.ELU())
+            layers.append(WavTokenizerConv1d(config, width, 2 * width, 2 * ratio, stride=ratio))
+            width *= 2
+        layers.append(WavTokenizerLSTM(width, config.num_lstm_layers))
+        layers.append(nn.ELU())
+        layers.append(WavTokenizerConv1d(config, width, config.hidden_size, config.last_kernel_size))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Maps (B, 1, T) to latents (B, D, L), and to the hidden states where they are asked for."""
+        hidden_states = input_values.to(self.layers[0].conv.bias.dtype)
+        recorded = []
+        for layer in self.layers:
+            if isinstance(layer, (nn.ELU, WavTokenizerLSTM)):
+                hidden_states = layer(hidden_states)
+            else:
+                hidden_states = layer(hidden_states, num_valid)
+            if isinstance(layer, WavTokenizerConv1d) and num_valid is not None:
+                num_valid = layer.num_output_frames(num_valid)
+            if output_hidden_states and isinstance(layer, (WavTokenizerConv1d, WavTokenizerLSTM)):
+                recorded.append(hidden_states)
+        return hidden_states, tuple(recorded) if output_hidden_states else None
+
+
+# --------------------------------------------------------------------------------------------------------- quantizer
+
+
+class WavTokenizerCodebook(_Float32Buffers):
+    """The entries, and the running sums that training moves them by.
+
+    Buffers: `inited` (1,), whether the entries were set; `embed` (K, D), the entries; `cluster_size` (K,) and `embed_avg`
+    (K, D), moving averages of how many vectors chose an entry and of their sum. All stay float32 in a half-precision model.
+
+    Source: `encoder/quantization/core_vq.py: EuclideanCodebook` of the original.
+    Deviates: Inference never changes a buffer; the original may run k-means in eval mode.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        size, width = config.codebook_size, config.codebook_dim
+        self.inited = nn.Buffer(torch.zeros(1, dtype=torch.float32))
+        self.cluster_size = nn.Buffer(torch.zeros(size, dtype=torch.float32))
+        self.embed = nn.Buffer(torch.zeros(size, width, dtype=torch.float32))
+        self.embed_avg = nn.Buffer(torch.zeros(size, width, dtype=torch.float32))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Nearest entry by Euclidean distance: (B, D, L) -> int64 (B, L)."""
+        vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
+        with _without_autocast(vectors):
+            # The vector's own norm moves all its distances alike and is left out.
+            similarity = 2 * vectors @ self.embed.T - self.embed.square().sum(dim=-1)
+            return similarity.argmax(dim=-1)
+
+
+class WavTokenizerQuantizer(nn.Module):
+    """One codebook, and the way from codes back to latents."""
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        self.codebook = WavTokenizerCodebook(config)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, D, L) -> codes, int64 (B, 1, L)."""
+        return self.codebook(latents)[:, None]
+
+    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """(B, 1, L) -> entries, (B, D, L)."""
+        embed = self.codebook.embed
+        return F.embedding(audio_codes[:, 0].to(embed.device), embed).transpose(1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------- backbone
+
+
+def _zero_past_end(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """Zeros the frames past each clip's end, which is what a zero-padded convolution sees there: (B, C, L)."""
+    return hidden_states if frame_mask is None else hidden_states.masked_fill(~frame_mask, 0)
+
+
+class WavTokenizerGroupNorm(nn.GroupNorm):
+    """Group norm over channels and time, with statistics of each clip's valid frames only."""
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if frame_mask is None:
+            return super().forward(hidden_states)
+        batch_size, num_channels, num_frames = hidden_states.shape
+        dtype = hidden_states.dtype
+        groups = hidden_states.reshape(batch_size, self.num_groups, -1, num_frames)
+        groups = groups.to(torch.promote_types(dtype, torch.float32))
+        mask = frame_mask[:, None]  # (B, 1, L) -> (B, 1, 1, L)
+        count = mask.sum(dim=-1, keepdim=True) * groups.shape[2]
+        mean = groups.masked_fill(~mask, 0).sum(dim=(2, 3), keepdim=True) / count
+        centred = (groups - mean).masked_fill(~mask, 0)
+        variance = centred.square().sum(dim=(2, 3), keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.eps)).reshape(batch_size, num_channels, num_frames).to(dtype)
+        return normed * self.weight[:, None] + self.bias[:, None]
+
+
+class WavTokenizerResnetBlock(GradientCheckpointingLayer):
+    """Two convolutions, each after a group norm and a swish, with a skip.
+
+    Source: `decoder/models.py: ResnetBlock` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        width, groups = config.decoder_hidden_size, config.decoder_attention_num_groups
+        self.norm1 = WavTokenizerGroupNorm(groups, width, eps=config.norm_eps)
+        self.conv1 = nn.Conv1d(width, width, kernel_size=3, padding=1)
+        self.norm2 = WavTokenizerGroupNorm(groups, width, eps=config.norm_eps)
+        self.dropout = nn.Dropout(_DECODER_DROPOUT)
+        self.conv2 = nn.Conv1d(width, width, kernel_size=3, padding=1)
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = F.silu(self.norm1(hidden_states, frame_mask))
+        hidden_states = self.conv1(_zero_past_end(hidden_states, frame_mask))
+        hidden_states = self.dropout(F.silu(self.norm2(hidden_states, frame_mask)))
+        return residual + self.conv2(_zero_past_end(hidden_states, frame_mask))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention with its whole (L, L) matrix; `attention_mask` is boolean, true where a key may be seen."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class WavTokenizerAttention(nn.Module):
+    """One attention head over all of time, with a skip around norm and attention.
+
+    Source: `decoder/models.py: AttnBlock` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.config = config
+        self.norm = WavTokenizerGroupNorm(config.decoder_attention_num_groups, width, eps=config.norm_eps)
+        self.q = nn.Conv1d(width, width, kernel_size=1)
+        self.k = nn.Conv1d(width, width, kernel_size=1)
+        self.v = nn.Conv1d(width, width, kernel_size=1)
+        self.proj_out = nn.Conv1d(width, width, kernel_size=1)
+        self.scaling = width**-0.5
+        self.is_causal = False
+
+    def forward(
+        self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Maps (B, D, L) to (B, D, L) and, with eager attention, to the weights (B, 1, L, L)."""
+        normed = self.norm(hidden_states, frame_mask)
+        query, key, value = (
+            projection(normed).transpose(1, 2)[:, None]  # (B, D, L) -> (B, 1, L, D)
+            for projection in (self.q, self.k, self.v)
+        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        # One row of keys serves every query, so the mask never grows with the square of the length.
+        key_mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
+        attended, weights = attend(self, query, key, value, key_mask, scaling=self.scaling, dropout=0.0)
+        attended = attended[:, :, 0].transpose(1, 2)  # (B, L, 1, D) -> (B, D, L)
+        return hidden_states + self.proj_out(attended), weights
+
+
+class WavTokenizerAdaLayerNorm(nn.Module):
+    """Layer norm whose scale and shift are looked up by the bandwidth id.
+
+    Source: `decoder/modules.py: AdaLayerNorm` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        self.eps = config.norm_eps
+        self.scale = nn.Embedding(config.adanorm_num_embeddings, config.decoder_hidden_size)
+        self.shift = nn.Embedding(config.adanorm_num_embeddings, config.decoder_hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, bandwidth_id: torch.Tensor) -> torch.Tensor:
+        """Norms (B, L, D) with ids (B, 1) or (1, 1)."""
+        normed = F.layer_norm(hidden_states, hidden_states.shape[-1:], eps=self.eps)
+        return normed * self.scale(bandwidth_id) + self.shift(bandwidth_id)
+
+
+class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
+    """ConvNeXt block: depthwise convolution, norm, two linear layers, layer scale, skip.
+
+    Source: `decoder/modules.py: ConvNeXtBlock` of the original (from Vocos).
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.dwconv = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        self.norm = WavTokenizerAdaLayerNorm(config)
+        self.pwconv1 = nn.Linear(width, config.decoder_intermediate_size)
+        self.pwconv2 = nn.Linear(config.decoder_intermediate_size, width)
+        self.gamma = nn.Parameter(torch.full((width,), 1 / config.decoder_num_layers))
+        for module in (self.dwconv, self.pwconv1, self.pwconv2):
+            module.init_std = _BACKBONE_INIT_STD
+
+    def forward(
+        self, hidden_states: torch.Tensor, bandwidth_id: torch.Tensor, frame_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask))
+        hidden_states = hidden_states.transpose(1, 2)  # (B, D, L) -> (B, L, D)
+        hidden_states = self.norm(hidden_states, bandwidth_id)
+        hidden_states = self.pwconv2(F.gelu(self.pwconv1(hidden_states)))
+        return residual + (self.gamma * hidden_states).transpose(1, 2)  # (B, L, D) -> (B, D, L)
+
+
+class WavTokenizerBackbone(nn.Module):
+    """From latents to the features of each frame: residual blocks around an attention layer, then ConvNeXt blocks.
+
+    Source: Paper, section 3.3; `decoder/models.py: VocosBackbone` of the original.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.embed = nn.Conv1d(config.hidden_size, width, kernel_size=7, padding=3)
+        self.embed.init_std = _BACKBONE_INIT_STD
+        self.pos_net = nn.ModuleList(
+            [
+                WavTokenizerResnetBlock(config),
+                WavTokenizerResnetBlock(config),
+                WavTokenizerAttention(config),
+                WavTokenizerResnetBlock(config),
+                WavTokenizerResnetBlock(config),
+                WavTokenizerGroupNorm(config.decoder_attention_num_groups, width, eps=config.norm_eps),
+            ]
+        )
+        self.norm = WavTokenizerAdaLayerNorm(config)
+        self.convnext = nn.ModuleList([WavTokenizerConvNextBlock(config) for _ in range(config.decoder_num_layers)])
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.norm_eps)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        bandwidth_id: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, torch.Tensor | None]:
+        """Maps (B, D, L) and ids (B, 1) to features (B, L, D'), hidden states and attention weights."""
+        attention_weights = None
+        hidden_states = self.embed(_zero_past_end(latents.to(self.embed.bias.dtype), frame_mask))
+        for layer in self.pos_net:
+            if isinstance(layer, WavTokenizerAttention):
+                hidden_states, attention_weights = layer(hidden_states, frame_mask)
+            else:
+                hidden_states = layer(hidden_states, frame_mask)
+        hidden_states = self.norm(hidden_states.transpose(1, 2), bandwidth_id).transpose(1, 2)
+        recorded = [hidden_states]
+        for block in self.convnext:
+            hidden_states = block(hidden_states, bandwidth_id, frame_mask)
+            recorded.append(hidden_states)
+        features = self.final_layer_norm(hidden_states.transpose(1, 2))  # (B, D, L) -> (B, L, D)
+        return features, tuple(recorded) if output_hidden_states else None, attention_weights
+
+
+# -------------------------------------------------------------------------------------------------------------- head
+
+
+class WavTokenizerISTFTHead(_Float32Buffers):
+    """Predicts log-magnitude and phase of each frame and inverts the short-time Fourier transform.
+
+    A frame is four hops wide, so the sum of overlapping frames is a sum of four shifted blocks, and the sum of squared
+    windows that it is divided by is known in closed form, at both ends too. Everything after the linear layer is
+    float32 in a half-precision model.
+
+    Source: `decoder/heads.py: ISTFTHead` and `decoder/spectral_ops.py: ISTFT` of the original, padding "same".
+    """
+
+    overlap = 4
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__()
+        self.hop_length, self.n_fft = config.hop_length, config.n_fft
+        self.linear = nn.Linear(config.decoder_hidden_size, config.n_fft + 2)
+        self.window = nn.Buffer(torch.hann_window(config.n_fft, dtype=torch.float32), persistent=False)
+
+    def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Maps (B, L, D) to audio, (B, L * hop_length), 0 past a clip's end."""
+        spectrum = self.linear(features)
+        spectrum = spectrum.to(torch.promote_types(spectrum.dtype, torch.float32))
+        with _without_autocast(spectrum):
+            log_magnitude, phase = spectrum.chunk(2, dim=-1)  # (B, L, F) each
+            # Clipped twice: the first bound only keeps exp from overflowing, whose gradient would be NaN.
+            magnitude = log_magnitude.clamp(max=1 + math.log(_MAX_MAGNITUDE)).exp().clamp(max=_MAX_MAGNITUDE)
+            frames = torch.fft.irfft(torch.polar(magnitude, phase), n=self.n_fft) * self.window
+            if frame_mask is not None:
+                frames = frames.masked_fill(~frame_mask.transpose(1, 2), 0)
+            return self._overlap_add(frames, frame_mask)
+
+    def _overlap_add(self, frames: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """Adds windowed frames (B, L, n_fft) a hop apart, divides by the squared windows, trims both ends."""
+        batch_size, num_frames, _ = frames.shape
+        parts = frames.unflatten(-1, (self.overlap, self.hop_length))  # (B, L, 4, hop)
+        blocks = sum(F.pad(parts[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap))
+
+        # Frame f covers blocks f..f+3, so block j holds parts i of frames j - i: those with 0 <= j - i < number of frames.
+        squares = self.window.to(frames.dtype).square().view(self.overlap, self.hop_length)
+        up_to = F.pad(squares.cumsum(dim=0), (0, 0, 1, 0))  # (5, hop): sums of the first 0..4 parts
+        block = torch.arange(num_frames + self.overlap - 1, device=frames.device)
+        if frame_mask is None:
+            end = torch.full((1, 1), num_frames, device=frames.device)
+        else:
+            end = frame_mask.sum(dim=-1)  # (B, 1)
+        first = (block - end + 1).clamp(0, self.overlap)  # (B or 1, L + 3)
+        envelope = up_to[block.clamp(max=self.overlap - 1) + 1] - up_to[first]
+        trim = (self.n_fft - self.hop_length) // 2
+        inside = slice(trim, trim + num_frames * self.hop_length)
+        audio = blocks.flatten(1)[:, inside] / envelope.flatten(1)[:, inside].clamp(min=1e-11)
+        if frame_mask is None:
+            return audio
+        return audio.masked_fill(~frame_mask[:, 0].repeat_interleave(self.hop_length, dim=-1), 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
+    """Loading, saving and initialisation of the three models."""
+
+    config: WavTokenizerConfig
+    base_model_prefix = "encoder_model"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = [  # noqa: RUF012 - the library reads a plain list
+        "WavTokenizerConv1d",
+        "WavTokenizerResidualBlock",
+        "WavTokenizerLSTM",
+        "WavTokenizerQuantizer",
+        "WavTokenizerResnetBlock",
+        "WavTokenizerAttention",
+        "WavTokenizerAdaLayerNorm",
+        "WavTokenizerConvNextBlock",
+        "WavTokenizerISTFTHead",
+    ]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = getattr(module, "init_std", None)
+        if std is not None:
+            init.trunc_normal_(module.weight, std=std)
+            init.zeros_(module.bias)
+        elif isinstance(module, parametrize.ParametrizationList):
+            # The tensors of a weight-normalised convolution, magnitude and direction, lie here.
+            init.kaiming_uniform_(module.original1, a=math.sqrt(5))
+            norm = torch.linalg.vector_norm(module.original1, dim=(1, 2), keepdim=True)
+            init.copy_(module.original0, norm)
+        elif isinstance(module, nn.Conv1d) and parametrize.is_parametrized(module):
+            # The fan-in of the weight; asking the weight itself would compute it.
+            bound = (module.in_channels * module.kernel_size[0]) ** -0.5
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.Conv1d, nn.Linear, nn.LSTM, nn.GroupNorm, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, WavTokenizerAdaLayerNorm):
+            init.ones_(module.scale.weight)
+            init.zeros_(module.shift.weight)
+        elif isinstance(module, nn.Embedding):
+            pass  # belongs to an adaptive layer norm, which sets both of its tables
+        elif isinstance(module, WavTokenizerConvNextBlock):
+            init.constant_(module.gamma, 1 / self.config.decoder_num_layers)
+        elif isinstance(module, WavTokenizerISTFTHead):
+            init.copy_(module.window, torch.hann_window(module.n_fft, device=module.window.device))
+        elif isinstance(module, WavTokenizerCodebook):
+            init.zeros_(module.inited)
+            init.ones_(module.cluster_size)
+            init.kaiming_uniform_(module.embed)
+            init.copy_(module.embed_avg, module.embed)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs):
+        """As in transformers.
+
+        Raises:
+            ValueError: If the folder holds the other half of the codec only; the message names the class to load it with.
+        """
+        model, loading_info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
+        return (model, loading_info) if output_loading_info else model
+
+    def _refuse_absent_half(self, missing_keys: set[str], source) -> None:
+        halves = {
+            "encoder": (re.compile(r"(encoder_model\.)?encoder\."), WavTokenizerDecoderModel),
+            "decoder": (re.compile(r"(backbone|head)\."), WavTokenizerEncoderModel),
+        }
+        own_keys = self.state_dict().keys()
+        if not own_keys - missing_keys:
+            return
+        for half, (pattern, other_class) in halves.items():
+            keys = {key for key in own_keys if pattern.match(key)}
+            if keys and keys <= missing_keys:
+                raise ValueError(
+                    f"{source} holds no weights of the {half}, which {type(self).__name__} needs. Load it with "
+                    f"{other_class.__name__}.from_pretrained, or take a folder that holds the whole codec."
+                )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As in transformers, always in the current key layout, whatever layout was loaded.
+
+        A model whose config names code files in `auto_map` takes them along.
+
+        Raises:
+            RuntimeError: If the model was fused: its weights no longer have the form in which they are stored.
+        """
+        if self.is_fused:
+            raise RuntimeError(
+                "A fused model cannot be saved: `fuse()` merged the weight norm that the stored form keeps apart. Save before "
+                "fusing, or copy the folder that the model was loaded from."
+            )
+        kwargs["save_original_format"] = False
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if getattr(self.config, "auto_map", None) and kwargs.get("is_main_process", True):
+            copy_code_files(save_directory)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether `fuse()` has merged the weight norm into the weights."""
+        return any(
+            isinstance(module, WavTokenizerConv1d) and not parametrize.is_parametrized(module.conv)
+            for module in self.modules()
+        )
+
+    def fuse(self) -> "WavTokenizerPreTrainedModel":
+        """Merges the encoder's weight norm into its weights, for faster inference with bit-identical output.
+
+        This cannot be undone, and a fused model can be neither saved nor exported to the Hub. A model without encoder has
+        nothing to fuse and stays as it is.
+
+        Returns:
+            The model itself.
+        """
+        for module in self.modules():
+            if isinstance(module, WavTokenizerEncoderModel) and not module.is_fused:
+                module.fingerprint_before_fusing = fingerprint(module)
+        for module in self.modules():
+            if isinstance(module, WavTokenizerConv1d) and parametrize.is_parametrized(module.conv):
+                parametrize.remove_parametrizations(module.conv, "weight")
+        return self
+
+    def num_codes(self, num_samples: int | torch.Tensor) -> int | torch.Tensor:
+        """Number of codes of a clip: ceil(num_samples / hop_length)."""
+        return -(-num_samples // self.config.hop_length)
+
+    def num_samples(self, num_codes: int | torch.Tensor) -> int | torch.Tensor:
+        """Number of samples that codes decode to: num_codes * hop_length."""
+        return num_codes * self.config.hop_length
+
+    def _check_codes(self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Refuses what is not a batch of codes; returns them with 0 where the mask says padding."""
+        if not isinstance(audio_codes, torch.Tensor):
+            raise ValueError(f"`audio_codes` must be a torch tensor (B, 1, L), got {type(audio_codes).__name__}.")
+        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
+            raise ValueError(
+                f"`audio_codes` must have shape (B, 1, L), got {tuple(audio_codes.shape)}. Add the axes of batch and codebook "
+                "with `audio_codes.reshape(batch_size, 1, -1)`."
+            )
+        if audio_codes.dtype == torch.bool or audio_codes.is_floating_point() or audio_codes.is_complex():
+            raise ValueError(f"`audio_codes` must be integers, got {audio_codes.dtype}.")
+        if audio_codes.numel() == 0:
+            raise ValueError(f"`audio_codes` is empty, shape {tuple(audio_codes.shape)}; decoding takes 1 code or more.")
+        audio_codes = audio_codes.long()
+        if audio_codes_mask is not None:
+            audio_codes = audio_codes.masked_fill(~audio_codes_mask, 0)
+        if _can_look_at(audio_codes):
+            wrong = (audio_codes < 0) | (audio_codes >= self.config.codebook_size)
+            if wrong.any():
+                index, _, frame = wrong.nonzero()[0].tolist()
+                raise ValueError(
+                    f"Codes must lie in 0..{self.config.codebook_size - 1} (`codebook_size` - 1); clip {index} holds "
+                    f"{audio_codes[index, 0, frame].item()} at frame {frame}."
+                )
+        return audio_codes
+
+
+def _can_look_at(tensor: torch.Tensor) -> bool:
+    """Whether values may be checked: not while tracing, and not on the meta device, where there are none."""
+    return not torch.compiler.is_compiling() and not tensor.is_meta
+
+
+def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> torch.Tensor | None:
+    """Checks a mask of right padding and drops its channel axis.
+
+    Args:
+        mask: (B, length) or (B, 1, length) of any dtype, non-zero where valid; or None.
+        shape: The expected (B, length).
+        name: What the caller calls it, for errors.
+
+    Returns:
+        Boolean (B, length), or None where nothing is padded.
+    """
+    if mask is None:
+        return None
+    flat = mask[:, 0] if mask.ndim == 3 and mask.shape[1] == 1 else mask
+    if tuple(flat.shape) != shape:
+        raise ValueError(
+            f"`{name}` must have shape {shape} or {(shape[0], 1, shape[1])}, one value per position, got "
+            f"{tuple(mask.shape)}."
+        )
+    flat = flat != 0
+    if _can_look_at(flat):
+        if flat.all():
+            return None
+        empty = ~flat[:, 0] if flat.shape[1] else flat.new_ones(flat.shape[0])
+        gaps = (flat[:, 1:] & ~flat[:, :-1]).any(dim=-1)
+        if (gaps | empty).any():
+            index = int((gaps | empty).nonzero()[0])
+            raise ValueError(
+                f"`{name}` of clip {index} does not start with a valid position and end in padding. Only padding on the "
+                "right keeps the frames where they are; pad there, and drop empty clips."
+            )
+    return flat
+
+
+class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
+    """The encoder with its codebook: waveforms to codes. Loads from the folder of a whole codec without the decoder's weights.
+
+    Source: Paper, section 3.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^backbone\.", r"^head\."]  # noqa: RUF012
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__(config)
+        self.encoder = WavTokenizerEncoder(config)
+        self.quantizer = WavTokenizerQuantizer(config)
+        self.fingerprint_before_fusing: str | None = None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        output_latents: bool = False,
+        output_hidden_states: bool | None = None,
+    ) -> WavTokenizerEncoderOutput:
+        """Turns waveforms into codes.
+
+        Gradients reach the encoder through `encoder_latents`, and straight through the quantizer from `quantized_latents`.
+
+        Args:
+            input_values: (B, 1, T) at the codec's rate, T of 1 or more; cast to the encoder's dtype.
+            padding_mask: (B, T) or (B, 1, T), non-zero where a sample belongs to the clip, padding on the right. Each clip
+                gets the codes that it gets alone.
+            output_latents: Whether to return the latents before and after quantization.
+            output_hidden_states: Whether to return the encoder's hidden states; `None` asks the config.
+
+        Returns:
+            `WavTokenizerEncoderOutput`, with L = ceil(T / hop_length).
+
+        Raises:
+            ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding only.
+        """
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(
+                f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor makes it "
+                "from recordings of any shape."
+            )
+        if input_values.shape[0] == 0 or input_values.shape[-1] == 0:
+            raise ValueError(f"`input_values` is empty, shape {tuple(input_values.shape)}; a clip needs 1 sample or more.")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        batch_size, _, num_samples = input_values.shape
+        mask = _valid_mask(padding_mask, (batch_size, num_samples), "padding_mask")
+        num_valid = None if mask is None else mask.sum(dim=-1)
+        latents, hidden_states = self.encoder(input_values, num_valid, output_hidden_states)
+        audio_codes = self.quantizer(latents).to(input_values.device)
+        num_frames = audio_codes.shape[-1]
+        mask_dtype = torch.int64 if padding_mask is None else padding_mask.dtype
+        if num_valid is None:
+            frame_mask = None
+            audio_codes_mask = torch.ones_like(audio_codes, dtype=mask_dtype)
+        else:
+            num_valid = self.num_codes(num_valid.to(input_values.device))
+            frame_mask = (torch.arange(num_frames, device=input_values.device) < num_valid[:, None])[:, None]
+            audio_codes = audio_codes.masked_fill(~frame_mask, 0)
+            audio_codes_mask = frame_mask.to(mask_dtype)
+        output = WavTokenizerEncoderOutput(
+            audio_codes=audio_codes, audio_codes_mask=audio_codes_mask, encoder_hidden_states=hidden_states
+        )
+        if output_latents:
+            latents = latents.to(input_values.device)
+            quantized = self.quantizer.codes_to_latents(audio_codes).to(input_values.device)
+            if latents.requires_grad:
+                # Straight through: the value is the entry exactly, the gradient is that of the latents.
+                quantized = quantized + (latents - latents.detach())
+            output.encoder_latents = _zero_past_end(latents, frame_mask)
+            output.quantized_latents = _zero_past_end(quantized, frame_mask)
+        return output
+
+    def encode(
+        self,
+        input_values: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        output_latents: bool = False,
+        **kwargs,
+    ) -> WavTokenizerEncoderOutput:
+        """The same as `forward`."""
+        return self(input_values, padding_mask, output_latents, **kwargs)
+
+    def decode(self, audio_codes: torch.Tensor | None = None, *args, **kwargs):
+        """Refuses: this half has no decoder."""
+        raise RuntimeError(
+            "WavTokenizerEncoderModel has no decoder. Load WavTokenizerModel, or WavTokenizerDecoderModel for decoding alone."
+        )
+
+    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
+        return self.quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+
+
+class WavTokenizerDecodingMixin:
+    """Decoding, for the models that have a backbone and a head."""
+
+    config: WavTokenizerConfig
+    backbone: WavTokenizerBackbone
+    head: WavTokenizerISTFTHead
+
+    @property
+    def _quantizer(self) -> WavTokenizerQuantizer:
+        raise NotImplementedError
+
+    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
+        return self._quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+
+    @can_return_tuple
+    def decode(
+        self,
+        audio_codes: torch.Tensor | None = None,
+        bandwidth_id: int | torch.Tensor | None = None,
+        audio_codes_mask: torch.Tensor | None = None,
+        quantized_latents: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> WavTokenizerDecoderOutput:
+        """Turns codes, or the latents they stand for, into waveforms.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+            bandwidth_id: Row of the decoder's adaptive norms, an int or (B,); `None` takes the config's. The released
+                checkpoints were trained with all rows alike, so it hardly matters there; it never changes codes.
+            audio_codes_mask: (B, 1, L) or (B, L), non-zero where a code belongs to the clip, padding on the right. Each
+                clip gets the waveform that it gets alone.
+            quantized_latents: (B, D, L) in place of codes; gradients flow to them.
+            output_attentions: Whether to return the attention weights; needs eager attention. `None` asks the config.
+            output_hidden_states: Whether to return the backbone's hidden states; `None` asks the config.
+
+        Returns:
+            `WavTokenizerDecoderOutput`.
+
+        Raises:
+            ValueError: If both or neither of codes and latents are given, or for a wrong shape, type or range.
+        """
+        if (audio_codes is None) == (quantized_latents is None):
+            raise ValueError(
+                "`decode` takes exactly one of `audio_codes` and `quantized_latents`, got "
+                f"{'neither' if audio_codes is None else 'both'}."
+            )
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"Attention weights exist in eager attention only, not in {self.config._attn_implementation!r}. Load with "
+                "`attn_implementation='eager'` or call `model.set_attn_implementation('eager')`."
+            )
+        given = audio_codes if quantized_latents is None else quantized_latents
+        if not isinstance(given, torch.Tensor) or given.ndim != 3:
+            raise ValueError(
+                "Expected a torch tensor of three axes, (B, 1, L) codes or (B, D, L) latents, got "
+                f"{tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__}."
+            )
+        batch_size, num_frames = given.shape[0], given.shape[-1]
+        mask = _valid_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
+        frame_mask = None if mask is None else mask[:, None].to(given.device)
+        if quantized_latents is None:
+            audio_codes = self._check_codes(audio_codes, frame_mask)
+            latents = self._quantizer.codes_to_latents(audio_codes).to(given.device)
+        else:
+            latents = quantized_latents
+            if latents.shape[1] != self.config.codebook_dim or latents.numel() == 0:
+                raise ValueError(
+                    f"`quantized_latents` must have shape (B, {self.config.codebook_dim}, L) with L of 1 or more, got "
+                    f"{tuple(latents.shape)}."
+                )
+        features, hidden_states, attention = self.backbone(
+            latents, self._bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
+        )
+        audio_values = self.head(features, frame_mask)
+        return WavTokenizerDecoderOutput(
+            audio_values=audio_values[:, None].to(device=given.device, dtype=torch.float32),
+            decoder_hidden_states=hidden_states,
+            decoder_attentions=(attention,) if output_attentions else None,
+        )
+
+    def _bandwidth_ids(
+        self, bandwidth_id: int | torch.Tensor | None, batch_size: int, device: torch.device
+    ) -> torch.Tensor:
+        """Ids as int64 (B, 1), or (1, 1) where all clips share one."""
+        if bandwidth_id is None:
+            bandwidth_id = self.config.bandwidth_id
+        if isinstance(bandwidth_id, bool) or not isinstance(bandwidth_id, (int, torch.Tensor)):
+            raise ValueError(
+                f"`bandwidth_id` must be an int or an integer tensor (B,), got {type(bandwidth_id).__name__}."
+            )
+        if isinstance(bandwidth_id, int):
+            ids = torch.full((1, 1), bandwidth_id, dtype=torch.int64, device=device)
+            lowest = highest = bandwidth_id
+        else:
+            if bandwidth_id.dtype == torch.bool or bandwidth_id.is_floating_point() or bandwidth_id.is_complex():
+                raise ValueError(f"`bandwidth_id` must hold integers, got {bandwidth_id.dtype}.")
+            if bandwidth_id.ndim > 1 or bandwidth_id.numel() not in (1, batch_size):
+                raise ValueError(
+                    f"`bandwidth_id` must have one element or shape ({batch_size},), one per clip, got "
+                    f"{tuple(bandwidth_id.shape)}."
+                )
+            ids = bandwidth_id.reshape(-1, 1).to(device=device, dtype=torch.int64)
+            if not _can_look_at(ids):
+                return ids
+            lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= self.config.adanorm_num_embeddings:
+            raise ValueError(
+                f"`bandwidth_id` must lie in 0..{self.config.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), "
+                f"got {lowest if lowest < 0 else highest}."
+            )
+        return ids
+
+
+class WavTokenizerDecoderModel(WavTokenizerDecodingMixin, WavTokenizerPreTrainedModel):
+    """The decoder with the codebook: codes to waveforms. Loads from the folder of a whole codec without the encoder's weights.
+
+    Source: Paper, section 3.3.
+    """
+
+    main_input_name = "audio_codes"
+    _keys_to_ignore_on_load_unexpected = [r"^(encoder_model\.)?encoder\."]  # noqa: RUF012
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__(config)
+        self.quantizer = WavTokenizerQuantizer(config)
+        self.backbone = WavTokenizerBackbone(config)
+        self.head = WavTokenizerISTFTHead(config)
+        self.post_init()
+
+    @property
+    def _quantizer(self) -> WavTokenizerQuantizer:
+        return self.quantizer
+
+    def forward(
+        self,
+        audio_codes: torch.Tensor | None = None,
+        bandwidth_id: int | torch.Tensor | None = None,
+        audio_codes_mask: torch.Tensor | None = None,
+        quantized_latents: torch.Tensor | None = None,
+        **kwargs,
+    ) -> WavTokenizerDecoderOutput:
+        """The same as `decode`."""
+        return self.decode(audio_codes, bandwidth_id, audio_codes_mask, quantized_latents, **kwargs)
+
+    def encode(self, input_values: torch.Tensor, *args, **kwargs):
+        """Refuses: this half has no encoder."""
+        raise RuntimeError(
+            "WavTokenizerDecoderModel has no encoder. Load WavTokenizerModel, or WavTokenizerEncoderModel for encoding alone."
+        )
+
+
+class WavTokenizerModel(WavTokenizerDecodingMixin, WavTokenizerPreTrainedModel):
+    """The whole codec: waveforms to codes and back.
+
+    Source: WavTokenizer (arXiv 2408.16532), section 3.
+
+    Example:
+
+    ```python
+    >>> from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
+
+    >>> model = WavTokenizerModel.from_pretrained(folder).eval()
+    >>> feature_extractor = WavTokenizerFeatureExtractor.from_pretrained(folder)
+    >>> inputs = feature_extractor("speech.flac", resample=True, return_tensors="pt")
+    >>> audio_codes = model.encode(**inputs).audio_codes
+    >>> audio_values = model.decode(audio_codes).audio_values
+    ```
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__(config)
+        self.encoder_model = WavTokenizerEncoderModel(config)
+        self.backbone = WavTokenizerBackbone(config)
+        self.head = WavTokenizerISTFTHead(config)
+        self.post_init()
+        # transformers adds a sub-model's patterns to its parent's; here they would hide a wrong key of the decoder.
+        self._keys_to_ignore_on_load_unexpected = set()
+
+    @property
+    def _quantizer(self) -> WavTokenizerQuantizer:
+        return self.encoder_model.quantizer
+
+    def encode(
+        self,
+        input_values: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        output_latents: bool = False,
+        **kwargs,
+    ) -> WavTokenizerEncoderOutput:
+        """Turns waveforms into codes; see `WavTokenizerEncoderModel.forward`."""
+        return self.encoder_model(input_values, padding_mask, output_latents, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        bandwidth_id: int | torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> WavTokenizerOutput:
+        """Encodes and decodes; arguments as in `encode` and `decode`.
+
+        Gradients pass straight through the quantizer, from the reconstruction to the encoder.
+
+        Returns:
+            `WavTokenizerOutput`; `audio_values` has the input's length and is 0 past a clip's end.
+        """
+        encoded = self.encode(
+            input_values,
+            padding_mask,
+            output_latents=True,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        decoded = self.decode(
+            bandwidth_id=bandwidth_id,
+            audio_codes_mask=None if padding_mask is None else encoded.audio_codes_mask,
+            quantized_latents=encoded.quantized_latents,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        audio_values = decoded.audio_values[..., : input_values.shape[-1]]
+        if padding_mask is not None:
+            valid = padding_mask.reshape(audio_values.shape).to(audio_values.device) != 0
+            audio_values = audio_values.masked_fill(~valid, 0)
+        return WavTokenizerOutput(
+            audio_values=audio_values,
+            audio_codes=encoded.audio_codes,
+            audio_codes_mask=encoded.audio_codes_mask,
+            encoder_hidden_states=encoded.encoder_hidden_states,
+            decoder_hidden_states=decoded.decoder_hidden_states,
+            decoder_attentions=decoded.decoder_attentions,
+        )
+
+
+__all__ = [
+    "WavTokenizerDecoderModel",
+    "WavTokenizerEncoderModel",
+    "WavTokenizerModel",
+    "WavTokenizerPreTrainedModel",
+]
