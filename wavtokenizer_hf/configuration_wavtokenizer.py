@@ -75,7 +75,8 @@ class WavTokenizerConfig(PreTrainedConfig):
         bandwidth_id: The bandwidth id that `decode` uses when none is given.
 
     Raises:
-        StrictDataclassError: For a value of the wrong type or settings that do not fit together; the message says which.
+        StrictDataclassError: For a value of the wrong type or settings that do not fit together; the message says
+            which.
 
     Source: Paper, section 3; the original's `configs/*.yaml`. Field names follow the transformers port.
 
@@ -175,15 +176,15 @@ class WavTokenizerConfig(PreTrainedConfig):
             raise ValueError(f"`upsampling_ratios` must hold integers of 1 and more, got {self.upsampling_ratios}.")
         if self.hop_length % 2:
             raise ValueError(
-                f"The product of `upsampling_ratios` must be even, since the inverse STFT trims 1.5 hops at either end; "
-                f"got {self.upsampling_ratios}, product {self.hop_length}."
+                f"The product of `upsampling_ratios` must be even, since the inverse STFT trims 1.5 hops at either "
+                f"end; got {self.upsampling_ratios}, product {self.hop_length}."
             )
         if self.audio_channels != 1:
             raise ValueError(f"WavTokenizer is a mono codec: `audio_channels` must be 1, got {self.audio_channels}.")
         if self.codebook_dim != self.hidden_size:
             raise ValueError(
-                f"`codebook_dim` must equal `hidden_size` (nothing projects between them), got {self.codebook_dim} and "
-                f"{self.hidden_size}. Leave `codebook_dim` out to have it follow `hidden_size`."
+                f"`codebook_dim` must equal `hidden_size` (nothing projects between them), got {self.codebook_dim} "
+                f"and {self.hidden_size}. Leave `codebook_dim` out to have it follow `hidden_size`."
             )
         if self.pad_mode not in ("reflect", "constant"):
             raise ValueError(f"`pad_mode` must be 'reflect' or 'constant', got {self.pad_mode!r}.")
@@ -239,9 +240,9 @@ def copy_code_files(directory: str | os.PathLike) -> None:
 def fingerprint(model: torch.nn.Module) -> str:
     """Identifies the mapping from waveforms to codes that a model computes.
 
-    Two models with the same fingerprint give the same codes and mean the same by them; it goes into every file of codes.
-    It is the same for both key layouts, for the encoder alone, on every device, and before and after `fuse()`. It
-    covers the weights as the model holds them, so a model cast to another dtype has another fingerprint.
+    Two models with the same fingerprint give the same codes and mean the same by them; it goes into every file of
+    codes. It is the same for both key layouts, for the encoder alone, on every device, and before and after `fuse()`.
+    It covers the weights as the model holds them, so a model cast to another dtype has another fingerprint.
 
     Args:
         model: A `WavTokenizerModel` or `WavTokenizerEncoderModel`.
@@ -252,7 +253,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     Raises:
         ValueError: If the model has no encoder, or if some of its weights are not in memory (meta or offloaded).
     """
-    encoder_model = getattr(model, "encoder_model", model)
+    encoder_model: Any = getattr(model, "encoder_model", model)
     if not hasattr(encoder_model, "encoder"):
         raise ValueError(
             f"A fingerprint covers the encoder, and {type(model).__name__} has none. Take it from a WavTokenizerModel "

@@ -54,8 +54,8 @@ def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         samples, sampling_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(
-            f"Cannot read {path} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a video, or "
-            "convert another format, first (for example with ffmpeg)."
+            f"Cannot read {path} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a "
+            "video, or convert another format, first (for example with ffmpeg)."
         ) from error
     return np.ascontiguousarray(samples.T), int(sampling_rate)  # (N, C) -> (C, N)
 
@@ -76,10 +76,10 @@ def _import_for(purpose: str, name: str) -> ModuleType:
 class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
     """Turns recordings into the padded mono batches that WavTokenizer encodes.
 
-    A clip is a path, a NumPy array, a torch tensor or a list of numbers; a batch is a list of clips or an array of shape
-    (B, channels, N). One array is one clip: of shape (N,), or (channels, N). Channels are averaged, then the clip is
-    brought to the codec's rate, as the original does. Integer arrays are scaled by their type's range to ±1; a list
-    of numbers is taken as it is.
+    A clip is a path, a NumPy array, a torch tensor or a list of numbers; a batch is a list of clips or an array of
+    shape (B, channels, N). One array is one clip: of shape (N,), or (channels, N). Channels are averaged, then the
+    clip is brought to the codec's rate, as the original does. Integer arrays are scaled by their type's range to ±1; a
+    list of numbers is taken as it is.
 
     Args:
         feature_size: Channels of the output; the codec is mono, so only 1 is valid.
@@ -90,7 +90,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
             `None` leaves the level alone. Silence stays silence.
 
     Raises:
-        ValueError: If `padding_side` is not `"right"`: padding on the left would shift the frames and change the codes.
+        ValueError: If `padding_side` is not `"right"`: padding on the left would shift the frames and change the
+            codes.
 
     Source: `encoder/utils.py: convert_audio` of the original (mean over channels, then torchaudio's resampling).
     """
@@ -131,13 +132,14 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             audio: A clip, or a batch of clips; see the class.
-            padding: `None`, `True` or `"longest"` pad a batch to its longest clip; `"max_length"` pads to `max_length`;
-                `False` or `"do_not_pad"` pads nothing, which gives lists where the clips differ in length.
+            padding: `None`, `True` or `"longest"` pad a batch to its longest clip; `"max_length"` pads to
+                `max_length`; `False` or `"do_not_pad"` pads nothing, which gives lists where the clips differ in
+                length.
             truncation: Whether to cut clips to `max_length`.
             max_length: Samples at the codec's rate.
             return_tensors: `"pt"` for torch tensors, `"np"` or `None` for NumPy arrays.
-            sampling_rate: Rate of the given arrays in Hz; `None` takes them to be at the codec's rate. A path brings its
-                own rate.
+            sampling_rate: Rate of the given arrays in Hz; `None` takes them to be at the codec's rate. A path brings
+                its own rate.
             resample: Whether to resample clips of another rate; without it they are an error.
 
         Returns:
@@ -187,9 +189,7 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
         for row, clip in enumerate(clips):
             input_values[row, 0, : clip.shape[0]] = clip
             padding_mask[row, : clip.shape[0]] = 1
-        return BatchFeature(
-            {"input_values": input_values, "padding_mask": padding_mask}, tensor_type=return_tensors
-        )
+        return BatchFeature({"input_values": input_values, "padding_mask": padding_mask}, tensor_type=return_tensors)
 
     def get_num_audio_codes(self, num_samples: int) -> int:
         """Number of codes of a clip of `num_samples` samples at the codec's rate: ceil(num_samples / hop_length)."""
@@ -216,8 +216,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
     def _refuse_left_padding(self) -> None:
         if self.padding_side != "right":
             raise ValueError(
-                f"WavTokenizer pads on the right only, got padding_side={self.padding_side!r}: padding on the left would "
-                "shift the frames and change the codes."
+                f"WavTokenizer pads on the right only, got padding_side={self.padding_side!r}: padding on the left "
+                "would shift the frames and change the codes."
             )
 
     @staticmethod
@@ -318,8 +318,9 @@ def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.n
     divisor = math.gcd(sampling_rate, target_rate)
     if (sampling_rate // divisor) * (target_rate // divisor) > _MAX_RESAMPLING_TAPS:
         raise ValueError(
-            f"Resampling from {sampling_rate} to {target_rate} Hz needs a filter of gigabytes, because the rates have no "
-            "large common divisor. Bring the clip to a common rate (such as 44100 or 48000 Hz) with another tool first."
+            f"Resampling from {sampling_rate} to {target_rate} Hz needs a filter of gigabytes, because the rates have "
+            "no large common divisor. Bring the clip to a common rate (such as 44100 or 48000 Hz) with another tool "
+            "first."
         )
     functional = _import_for("resampling", "torchaudio.functional")
     resampled = functional.resample(torch.from_numpy(np.ascontiguousarray(samples)), sampling_rate, target_rate)

@@ -3,10 +3,12 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """WavTokenizer: encoder, quantizer, backbone, inverse-STFT head, and the models made of them.
 
-Shapes: B batch, C channels, T samples, L frames (one code each), D width, F frequency bins. Where clips of a batch differ in
-length, `num_valid` (B,) counts the valid positions of each clip at the rate of the tensor at hand, and `frame_mask`
-(B, 1, L) marks them; both are None when nothing is padded. Every clip then gets what it gets alone: the encoder reflects
-each clip at its own end, and the decoder's norms, attention and overlap-add see valid frames only.
+Shapes: B batch, C channels, T samples, L frames (one code each), D width, F frequency bins.
+
+Where clips of a batch differ in length, `num_valid` (B,) counts the valid positions of each clip at the rate of the
+tensor at hand, and `frame_mask` (B, 1, L) marks them; both are None when nothing is padded. Every clip gets what it
+gets alone: the encoder reflects each clip at its own end, and the decoder's norms, attention and overlap-add see valid
+frames only.
 """
 
 import importlib
@@ -16,6 +18,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +31,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudio
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_wavtokenizer import WavTokenizerConfig, copy_code_files, fingerprint
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 # The original draws the weights of the backbone's first convolution and of its ConvNeXt blocks from this normal
 # distribution (cut off at two), and starts their layer scale at one over their number; all else as torch does.
@@ -45,15 +50,16 @@ class WavTokenizerEncoderOutput(ModelOutput):
         audio_codes_mask: (B, 1, L), 1 where a code belongs to the clip; in the dtype of the padding mask.
         encoder_latents: (B, D, L), the encoder's output before quantization; 0 past a clip's end. On request.
         quantized_latents: (B, D, L), the codebook's entries; 0 past a clip's end. On request.
-        encoder_hidden_states: The outputs of the encoder's convolutions that change the rate, of its LSTM and of its last
-            convolution, each (B, C, length at that layer). Positions past a clip's end hold no meaning. On request.
+        encoder_hidden_states: The outputs of the encoder's convolutions that change the rate, of its LSTM and of its
+            last convolution, each (B, C, length at that layer). Positions past a clip's end hold no meaning. On
+            request.
     """
 
-    audio_codes: torch.LongTensor | None = None
+    audio_codes: torch.Tensor | None = None
     audio_codes_mask: torch.Tensor | None = None
-    encoder_latents: torch.FloatTensor | None = None
-    quantized_latents: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    encoder_latents: torch.Tensor | None = None
+    quantized_latents: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -66,9 +72,9 @@ class WavTokenizerDecoderOutput(ModelOutput):
         decoder_attentions: The attention weights of the one attention layer, (B, 1, L, L). On request.
     """
 
-    audio_values: torch.FloatTensor | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    audio_values: torch.Tensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -84,12 +90,12 @@ class WavTokenizerOutput(ModelOutput):
         decoder_attentions: As in `WavTokenizerDecoderOutput`.
     """
 
-    audio_values: torch.FloatTensor | None = None
-    audio_codes: torch.LongTensor | None = None
+    audio_values: torch.Tensor | None = None
+    audio_codes: torch.Tensor | None = None
     audio_codes_mask: torch.Tensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def _without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
@@ -100,16 +106,24 @@ def _without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
+def _initialised(module: AnyModule, **how: float) -> AnyModule:
+    """Notes on a torch module how `_init_weights` sets it: cut normal of a `std`, or a constant `value`.
+
+    It must stand on the module that owns the tensors: transformers passes over those that own none.
+    """
+    module.__dict__["initialisation"] = how
+    return module
+
+
 class _Float32Buffers(nn.Module):
     """Keeps a module's own buffers in float32 when the model is cast to half precision; they still change device."""
 
     def _apply(self, fn, recurse=True):
-        before = dict(self._buffers)
+        before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            after = self._buffers[name]
-            if after is not None and after.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = buffer.to(device=after.device)
+        for name, after in list(self.named_buffers(recurse=False)):
+            if after.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = before[name].to(device=after.device)
         return self
 
 
@@ -158,8 +172,8 @@ class WavTokenizerConv1d(nn.Module):
         return (num_valid + self.stride - 1) // self.stride
 
     # The two paddings below read the signal by index: position p before the start holds sample -p, position p from the
-    # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is the
-    # clip's end, or later where the clip is too short to reflect. Nothing branches on the length, so torch.export
+    # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is
+    # the clip's end, or later where the clip is too short to reflect. Nothing branches on the length, so torch.export
     # keeps it dynamic.
 
     def _pad(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -216,10 +230,9 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
                 WavTokenizerConv1d(config, narrow, num_channels, kernel_size=1),
             ]
         )
+        self.shortcut: nn.Module = nn.Identity()
         if config.use_conv_shortcut:
             self.shortcut = WavTokenizerConv1d(config, num_channels, num_channels, kernel_size=1)
-        else:
-            self.shortcut = nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
         residual = hidden_states
@@ -267,7 +280,7 @@ def _scan_lstm(lstm: nn.LSTM, sequence: torch.Tensor) -> torch.Tensor:
             hidden = output_gate.sigmoid() * cell.tanh()
             return (hidden, cell), hidden.clone()
 
-        start = sequence.new_zeros(sequence.shape[1:])
+        start = torch.zeros_like(sequence[0])
         _, sequence = scan(step, (start, start.clone()), F.linear(sequence, weight_ih, bias_ih + bias_hh))
     return sequence
 
@@ -299,7 +312,7 @@ class WavTokenizerEncoder(nn.Module):
         self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Maps (B, 1, T) to latents (B, D, L), and to the hidden states where they are asked for."""
-        hidden_states = input_values.to(self.layers[0].conv.bias.dtype)
+        hidden_states = input_values.to(next(self.parameters()).dtype)
         recorded = []
         for layer in self.layers:
             if isinstance(layer, (nn.ELU, WavTokenizerLSTM)):
@@ -319,8 +332,9 @@ class WavTokenizerEncoder(nn.Module):
 class WavTokenizerCodebook(_Float32Buffers):
     """The entries, and the running sums that training moves them by.
 
-    Buffers: `inited` (1,), whether the entries were set; `embed` (K, D), the entries; `cluster_size` (K,) and `embed_avg`
-    (K, D), moving averages of how many vectors chose an entry and of their sum. All stay float32 in a half-precision model.
+    Buffers: `inited` (1,), whether the entries were set; `embed` (K, D), the entries; `cluster_size` (K,) and
+    `embed_avg` (K, D), moving averages of how many vectors chose an entry and of their sum. All stay float32 in a
+    half-precision model.
 
     Source: `encoder/quantization/core_vq.py: EuclideanCodebook` of the original.
     Deviates: Inference never changes a buffer; the original may run k-means in eval mode.
@@ -328,7 +342,7 @@ class WavTokenizerCodebook(_Float32Buffers):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
-        size, width = config.codebook_size, config.codebook_dim
+        size, width = config.codebook_size, config.hidden_size
         self.inited = nn.Buffer(torch.zeros(1, dtype=torch.float32))
         self.cluster_size = nn.Buffer(torch.zeros(size, dtype=torch.float32))
         self.embed = nn.Buffer(torch.zeros(size, width, dtype=torch.float32))
@@ -474,8 +488,9 @@ class WavTokenizerAdaLayerNorm(nn.Module):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         self.eps = config.norm_eps
-        self.scale = nn.Embedding(config.adanorm_num_embeddings, config.decoder_hidden_size)
-        self.shift = nn.Embedding(config.adanorm_num_embeddings, config.decoder_hidden_size)
+        size = config.adanorm_num_embeddings, config.decoder_hidden_size
+        self.scale = _initialised(nn.Embedding(*size), value=1.0)
+        self.shift = _initialised(nn.Embedding(*size), value=0.0)
 
     def forward(self, hidden_states: torch.Tensor, bandwidth_id: torch.Tensor) -> torch.Tensor:
         """Norms (B, L, D) with ids (B, 1) or (1, 1)."""
@@ -492,13 +507,13 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        self.dwconv = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        inner = config.decoder_intermediate_size
+        depthwise = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        self.dwconv = _initialised(depthwise, std=_BACKBONE_INIT_STD)
         self.norm = WavTokenizerAdaLayerNorm(config)
-        self.pwconv1 = nn.Linear(width, config.decoder_intermediate_size)
-        self.pwconv2 = nn.Linear(config.decoder_intermediate_size, width)
+        self.pwconv1 = _initialised(nn.Linear(width, inner), std=_BACKBONE_INIT_STD)
+        self.pwconv2 = _initialised(nn.Linear(inner, width), std=_BACKBONE_INIT_STD)
         self.gamma = nn.Parameter(torch.full((width,), 1 / config.decoder_num_layers))
-        for module in (self.dwconv, self.pwconv1, self.pwconv2):
-            module.init_std = _BACKBONE_INIT_STD
 
     def forward(
         self, hidden_states: torch.Tensor, bandwidth_id: torch.Tensor, frame_mask: torch.Tensor | None = None
@@ -520,8 +535,8 @@ class WavTokenizerBackbone(nn.Module):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        self.embed = nn.Conv1d(config.hidden_size, width, kernel_size=7, padding=3)
-        self.embed.init_std = _BACKBONE_INIT_STD
+        embed = nn.Conv1d(config.hidden_size, width, kernel_size=7, padding=3)
+        self.embed = _initialised(embed, std=_BACKBONE_INIT_STD)
         self.pos_net = nn.ModuleList(
             [
                 WavTokenizerResnetBlock(config),
@@ -545,7 +560,7 @@ class WavTokenizerBackbone(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, torch.Tensor | None]:
         """Maps (B, D, L) and ids (B, 1) to features (B, L, D'), hidden states and attention weights."""
         attention_weights = None
-        hidden_states = self.embed(_zero_past_end(latents.to(self.embed.bias.dtype), frame_mask))
+        hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask))
         for layer in self.pos_net:
             if isinstance(layer, WavTokenizerAttention):
                 hidden_states, attention_weights = layer(hidden_states, frame_mask)
@@ -596,19 +611,19 @@ class WavTokenizerISTFTHead(_Float32Buffers):
 
     def _overlap_add(self, frames: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Adds windowed frames (B, L, n_fft) a hop apart, divides by the squared windows, trims both ends."""
-        batch_size, num_frames, _ = frames.shape
+        num_frames = frames.shape[1]
         parts = frames.unflatten(-1, (self.overlap, self.hop_length))  # (B, L, 4, hop)
-        blocks = sum(F.pad(parts[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap))
+        shifted = [F.pad(parts[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap)]
+        blocks = shifted[0] + shifted[1] + shifted[2] + shifted[3]  # (B, L + 3, hop)
 
-        # Frame f covers blocks f..f+3, so block j holds parts i of frames j - i: those with 0 <= j - i < number of frames.
+        # Frame f covers blocks f..f+3, so block j holds parts i of frames j - i: those with 0 <= j - i < number of
+        # frames.
         squares = self.window.to(frames.dtype).square().view(self.overlap, self.hop_length)
         up_to = F.pad(squares.cumsum(dim=0), (0, 0, 1, 0))  # (5, hop): sums of the first 0..4 parts
         block = torch.arange(num_frames + self.overlap - 1, device=frames.device)
-        if frame_mask is None:
-            end = torch.full((1, 1), num_frames, device=frames.device)
-        else:
-            end = frame_mask.sum(dim=-1)  # (B, 1)
-        first = (block - end + 1).clamp(0, self.overlap)  # (B or 1, L + 3)
+        everything = torch.full((1, 1), num_frames, device=frames.device)
+        end = everything if frame_mask is None else frame_mask.sum(dim=-1)  # (1, 1) or (B, 1)
+        first = (block - end + 1).clamp(0, self.overlap)  # (1 or B, L + 3)
         envelope = up_to[block.clamp(max=self.overlap - 1) + 1] - up_to[first]
         trim = (self.n_fft - self.hop_length) // 2
         inside = slice(trim, trim + num_frames * self.hop_length)
@@ -627,7 +642,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     config: WavTokenizerConfig
     base_model_prefix = "encoder_model"
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = ["audio"]  # noqa: RUF012 - the library reads a plain list
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = [  # noqa: RUF012 - the library reads a plain list
@@ -643,27 +658,25 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     ]
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        std = getattr(module, "init_std", None)
-        if std is not None:
-            init.trunc_normal_(module.weight, std=std)
+    def _init_weights(self, module: Any) -> None:
+        initialisation = getattr(module, "initialisation", {})
+        if "std" in initialisation:
+            init.trunc_normal_(module.weight, std=initialisation["std"])
             init.zeros_(module.bias)
         elif isinstance(module, parametrize.ParametrizationList):
             # The tensors of a weight-normalised convolution, magnitude and direction, lie here.
-            init.kaiming_uniform_(module.original1, a=math.sqrt(5))
-            norm = torch.linalg.vector_norm(module.original1, dim=(1, 2), keepdim=True)
-            init.copy_(module.original0, norm)
-        elif isinstance(module, nn.Conv1d) and parametrize.is_parametrized(module):
+            tensors = dict(module.named_parameters(recurse=False))
+            init.kaiming_uniform_(tensors["original1"], a=math.sqrt(5))
+            norm = torch.linalg.vector_norm(tensors["original1"], dim=(1, 2), keepdim=True)
+            init.copy_(tensors["original0"], norm)
+        elif isinstance(module, nn.Conv1d) and module.bias is not None and parametrize.is_parametrized(module):
             # The fan-in of the weight; asking the weight itself would compute it.
             bound = (module.in_channels * module.kernel_size[0]) ** -0.5
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, (nn.Conv1d, nn.Linear, nn.LSTM, nn.GroupNorm, nn.LayerNorm)):
             module.reset_parameters()
-        elif isinstance(module, WavTokenizerAdaLayerNorm):
-            init.ones_(module.scale.weight)
-            init.zeros_(module.shift.weight)
         elif isinstance(module, nn.Embedding):
-            pass  # belongs to an adaptive layer norm, which sets both of its tables
+            init.constant_(module.weight, initialisation["value"])
         elif isinstance(module, WavTokenizerConvNextBlock):
             init.constant_(module.gamma, 1 / self.config.decoder_num_layers)
         elif isinstance(module, WavTokenizerISTFTHead):
@@ -679,11 +692,13 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         """As in transformers.
 
         Raises:
-            ValueError: If the folder holds the other half of the codec only; the message names the class to load it with.
+            ValueError: If the folder holds the other half of the codec only; the message names the class to load it
+                with.
         """
-        model, loading_info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, loading_info = loaded
         model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
         return (model, loading_info) if output_loading_info else model
 
@@ -713,8 +728,8 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         """
         if self.is_fused:
             raise RuntimeError(
-                "A fused model cannot be saved: `fuse()` merged the weight norm that the stored form keeps apart. Save before "
-                "fusing, or copy the folder that the model was loaded from."
+                "A fused model cannot be saved: `fuse()` merged the weight norm that the stored form keeps apart. "
+                "Save before fusing, or copy the folder that the model was loaded from."
             )
         kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -732,8 +747,8 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     def fuse(self) -> "WavTokenizerPreTrainedModel":
         """Merges the encoder's weight norm into its weights, for faster inference with bit-identical output.
 
-        This cannot be undone, and a fused model can be neither saved nor exported to the Hub. A model without encoder has
-        nothing to fuse and stays as it is.
+        This cannot be undone, and a fused model can be neither saved nor exported to the Hub. A model without encoder
+        has nothing to fuse and stays as it is.
 
         Returns:
             The model itself.
@@ -760,13 +775,15 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
             raise ValueError(f"`audio_codes` must be a torch tensor (B, 1, L), got {type(audio_codes).__name__}.")
         if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
             raise ValueError(
-                f"`audio_codes` must have shape (B, 1, L), got {tuple(audio_codes.shape)}. Add the axes of batch and codebook "
-                "with `audio_codes.reshape(batch_size, 1, -1)`."
+                f"`audio_codes` must have shape (B, 1, L), got {tuple(audio_codes.shape)}. Add the axes of batch and "
+                "codebook with `audio_codes.reshape(batch_size, 1, -1)`."
             )
         if audio_codes.dtype == torch.bool or audio_codes.is_floating_point() or audio_codes.is_complex():
             raise ValueError(f"`audio_codes` must be integers, got {audio_codes.dtype}.")
         if audio_codes.numel() == 0:
-            raise ValueError(f"`audio_codes` is empty, shape {tuple(audio_codes.shape)}; decoding takes 1 code or more.")
+            raise ValueError(
+                f"`audio_codes` is empty, shape {tuple(audio_codes.shape)}; decoding takes 1 code or more."
+            )
         audio_codes = audio_codes.long()
         if audio_codes_mask is not None:
             audio_codes = audio_codes.masked_fill(~audio_codes_mask, 0)
@@ -814,14 +831,16 @@ def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) ->
         if (gaps | empty).any():
             index = int((gaps | empty).nonzero()[0])
             raise ValueError(
-                f"`{name}` of clip {index} does not start with a valid position and end in padding. Only padding on the "
-                "right keeps the frames where they are; pad there, and drop empty clips."
+                f"`{name}` of clip {index} does not start with a valid position and end in padding. Only padding on "
+                "the right keeps the frames where they are; pad there, and drop empty clips."
             )
     return flat
 
 
 class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
-    """The encoder with its codebook: waveforms to codes. Loads from the folder of a whole codec without the decoder's weights.
+    """The encoder with its codebook: waveforms to codes.
+
+    Loads from the folder of a whole codec, without reading the decoder's weights.
 
     Source: Paper, section 3.
     """
@@ -845,12 +864,13 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
     ) -> WavTokenizerEncoderOutput:
         """Turns waveforms into codes.
 
-        Gradients reach the encoder through `encoder_latents`, and straight through the quantizer from `quantized_latents`.
+        Gradients reach the encoder through `encoder_latents`, and straight through the quantizer from
+        `quantized_latents`.
 
         Args:
             input_values: (B, 1, T) at the codec's rate, T of 1 or more; cast to the encoder's dtype.
-            padding_mask: (B, T) or (B, 1, T), non-zero where a sample belongs to the clip, padding on the right. Each clip
-                gets the codes that it gets alone.
+            padding_mask: (B, T) or (B, 1, T), non-zero where a sample belongs to the clip, padding on the right. Each
+                clip gets the codes that it gets alone.
             output_latents: Whether to return the latents before and after quantization.
             output_hidden_states: Whether to return the encoder's hidden states; `None` asks the config.
 
@@ -858,15 +878,18 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             `WavTokenizerEncoderOutput`, with L = ceil(T / hop_length).
 
         Raises:
-            ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding only.
+            ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding
+                only.
         """
         if input_values.ndim != 3 or input_values.shape[1] != 1:
             raise ValueError(
-                f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor makes it "
-                "from recordings of any shape."
+                f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor "
+                "makes it from recordings of any shape."
             )
         if input_values.shape[0] == 0 or input_values.shape[-1] == 0:
-            raise ValueError(f"`input_values` is empty, shape {tuple(input_values.shape)}; a clip needs 1 sample or more.")
+            raise ValueError(
+                f"`input_values` is empty, shape {tuple(input_values.shape)}; a clip needs 1 sample or more."
+            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         batch_size, _, num_samples = input_values.shape
@@ -880,8 +903,8 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             frame_mask = None
             audio_codes_mask = torch.ones_like(audio_codes, dtype=mask_dtype)
         else:
-            num_valid = self.num_codes(num_valid.to(input_values.device))
-            frame_mask = (torch.arange(num_frames, device=input_values.device) < num_valid[:, None])[:, None]
+            end = self.num_codes(num_valid[:, None].to(input_values.device))  # (B, 1)
+            frame_mask = (torch.arange(num_frames, device=input_values.device) < end)[:, None]
             audio_codes = audio_codes.masked_fill(~frame_mask, 0)
             audio_codes_mask = frame_mask.to(mask_dtype)
         output = WavTokenizerEncoderOutput(
@@ -910,7 +933,8 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
     def decode(self, audio_codes: torch.Tensor | None = None, *args, **kwargs):
         """Refuses: this half has no decoder."""
         raise RuntimeError(
-            "WavTokenizerEncoderModel has no decoder. Load WavTokenizerModel, or WavTokenizerDecoderModel for decoding alone."
+            "WavTokenizerEncoderModel has no decoder. Load WavTokenizerModel, or WavTokenizerDecoderModel for "
+            "decoding alone."
         )
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
@@ -918,16 +942,15 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
         return self.quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
 
 
-class WavTokenizerDecodingMixin:
-    """Decoding, for the models that have a backbone and a head."""
+class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
+    """Decoding, for the two models that have a backbone and a head."""
 
-    config: WavTokenizerConfig
     backbone: WavTokenizerBackbone
     head: WavTokenizerISTFTHead
 
     @property
     def _quantizer(self) -> WavTokenizerQuantizer:
-        raise NotImplementedError
+        raise NotImplementedError("each model says where its quantizer is")
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
         """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
@@ -949,8 +972,8 @@ class WavTokenizerDecodingMixin:
             audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
             bandwidth_id: Row of the decoder's adaptive norms, an int or (B,); `None` takes the config's. The released
                 checkpoints were trained with all rows alike, so it hardly matters there; it never changes codes.
-            audio_codes_mask: (B, 1, L) or (B, L), non-zero where a code belongs to the clip, padding on the right. Each
-                clip gets the waveform that it gets alone.
+            audio_codes_mask: (B, 1, L) or (B, L), non-zero where a code belongs to the clip, padding on the right.
+                Each clip gets the waveform that it gets alone.
             quantized_latents: (B, D, L) in place of codes; gradients flow to them.
             output_attentions: Whether to return the attention weights; needs eager attention. `None` asks the config.
             output_hidden_states: Whether to return the backbone's hidden states; `None` asks the config.
@@ -972,8 +995,8 @@ class WavTokenizerDecodingMixin:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions and self.config._attn_implementation != "eager":
             raise ValueError(
-                f"Attention weights exist in eager attention only, not in {self.config._attn_implementation!r}. Load with "
-                "`attn_implementation='eager'` or call `model.set_attn_implementation('eager')`."
+                f"Attention weights exist in eager attention only, not in {self.config._attn_implementation!r}. Load "
+                "with `attn_implementation='eager'` or call `model.set_attn_implementation('eager')`."
             )
         given = audio_codes if quantized_latents is None else quantized_latents
         if not isinstance(given, torch.Tensor) or given.ndim != 3:
@@ -985,15 +1008,14 @@ class WavTokenizerDecodingMixin:
         mask = _valid_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
         frame_mask = None if mask is None else mask[:, None].to(given.device)
         if quantized_latents is None:
-            audio_codes = self._check_codes(audio_codes, frame_mask)
-            latents = self._quantizer.codes_to_latents(audio_codes).to(given.device)
+            latents = self._quantizer.codes_to_latents(self._check_codes(given, frame_mask)).to(given.device)
+        elif given.shape[1] == self.config.codebook_dim and given.numel():
+            latents = given
         else:
-            latents = quantized_latents
-            if latents.shape[1] != self.config.codebook_dim or latents.numel() == 0:
-                raise ValueError(
-                    f"`quantized_latents` must have shape (B, {self.config.codebook_dim}, L) with L of 1 or more, got "
-                    f"{tuple(latents.shape)}."
-                )
+            raise ValueError(
+                f"`quantized_latents` must have shape (B, {self.config.codebook_dim}, L) with L of 1 or more, got "
+                f"{tuple(given.shape)}."
+            )
         features, hidden_states, attention = self.backbone(
             latents, self._bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
         )
@@ -1031,14 +1053,16 @@ class WavTokenizerDecodingMixin:
             lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= self.config.adanorm_num_embeddings:
             raise ValueError(
-                f"`bandwidth_id` must lie in 0..{self.config.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), "
-                f"got {lowest if lowest < 0 else highest}."
+                f"`bandwidth_id` must lie in 0..{self.config.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - "
+                f"1), got {lowest if lowest < 0 else highest}."
             )
         return ids
 
 
-class WavTokenizerDecoderModel(WavTokenizerDecodingMixin, WavTokenizerPreTrainedModel):
-    """The decoder with the codebook: codes to waveforms. Loads from the folder of a whole codec without the encoder's weights.
+class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
+    """The decoder with the codebook: codes to waveforms.
+
+    Loads from the folder of a whole codec, without reading the encoder's weights.
 
     Source: Paper, section 3.3.
     """
@@ -1071,11 +1095,12 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingMixin, WavTokenizerPreTrained
     def encode(self, input_values: torch.Tensor, *args, **kwargs):
         """Refuses: this half has no encoder."""
         raise RuntimeError(
-            "WavTokenizerDecoderModel has no encoder. Load WavTokenizerModel, or WavTokenizerEncoderModel for encoding alone."
+            "WavTokenizerDecoderModel has no encoder. Load WavTokenizerModel, or WavTokenizerEncoderModel for "
+            "encoding alone."
         )
 
 
-class WavTokenizerModel(WavTokenizerDecodingMixin, WavTokenizerPreTrainedModel):
+class WavTokenizerModel(WavTokenizerDecodingModel):
     """The whole codec: waveforms to codes and back.
 
     Source: WavTokenizer (arXiv 2408.16532), section 3.

@@ -1,0 +1,65 @@
+# `make demo` and `make test` need Python 3.10 or later and nothing else: each makes the environment that it uses.
+
+PYTHON ?= python3
+VENV ?= .venv
+CACHE ?= .cache
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.dependencies
+AUDIO ?= conversion/LJ001-0002.flac
+
+.PHONY: help install style quality test test-all test-floors test-wheel demo bench clean
+
+help:
+	@echo "make demo         a real recording to codes and back, with a report page (AUDIO=file for your own)"
+	@echo "make test         the tests: CPU, offline, a few minutes"
+	@echo "make test-all     the slow ones, too"
+	@echo "make test-floors  the tests against the oldest supported dependencies"
+	@echo "make test-wheel   the built wheel alone: import and command line"
+	@echo "make quality      ruff and mypy;  make style  reformats"
+	@echo "make bench        the benchmarks, on a quiet machine"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+		{ echo "wavtokenizer-hf needs Python 3.10 or later; $(PYTHON) is older. Try: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(STAMP)
+
+install: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m tests.conformance.fetch
+
+style: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-floors: install
+	$(BIN)/python -m tests.conformance.floors
+
+test-wheel: install
+	rm -rf $(CACHE)/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(CACHE)/wheel .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(CACHE)/wheel/site $(CACHE)/wheel/*.whl
+	cd $(CACHE)/wheel && PYTHONPATH=$$PWD/site PYTHONSAFEPATH=1 $(abspath $(BIN))/python -c \
+		"import wavtokenizer_hf, os; assert os.path.realpath(wavtokenizer_hf.__file__).startswith(os.path.realpath('site')); print('imported from the wheel')"
+	cd $(CACHE)/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/python site/bin/wavtokenizer --help
+
+demo: install
+	$(BIN)/python examples/demo.py $(AUDIO)
+
+bench: install
+	$(BIN)/python -m benchmarks.peers
+
+clean:
+	rm -rf $(CACHE) build dist demo_output
