@@ -1,0 +1,62 @@
+"""Model cards: of a converted folder, and of each released checkpoint."""
+
+from pathlib import Path
+
+from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, ReleasedCheckpoint, Source
+from conversion.errors import one_line
+from wavtokenizer_hf import WavTokenizerConfig
+from wavtokenizer_hf.hub.model_card import render_model_card
+
+
+def converted_card(
+    config: WavTokenizerConfig,
+    source: Source,
+    release: ReleasedCheckpoint | None,
+    file_name: str,
+    sha256: str,
+    has_discriminators: bool,
+) -> str:
+    """The card of a folder that was converted from a file with this digest.
+
+    Of a checkpoint that is not in the table, nothing is said but where it came from.
+    """
+    details: dict[str, object] = {"has_discriminators": has_discriminators}
+    if release is not None:
+        details |= _of_release(release)
+    else:
+        details |= {"origin_repo": source.repo, "origin_file": source.file or one_line(file_name)}
+    details["origin_sha256"] = sha256
+    name = f"wavtokenizer-{release.name}" if release else f"WavTokenizer, converted from {one_line(file_name)}"
+    return render_model_card(config, name=name, details=details, needs_package=True)
+
+
+def released_card(release: ReleasedCheckpoint) -> str:
+    """The card of a released checkpoint, from the table alone."""
+    config = WavTokenizerConfig(upsampling_ratios=UPSAMPLING_RATIOS[release.codes_per_second])
+    return render_model_card(
+        config, name=f"wavtokenizer-{release.name}", details=_of_release(release), needs_package=True
+    )
+
+
+def write_released_cards(folder: Path) -> list[Path]:
+    """Writes one card for each released checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for release in RELEASED:
+        path = folder / f"{release.name}.md"
+        path.write_text(released_card(release), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def _of_release(release: ReleasedCheckpoint) -> dict[str, object]:
+    return {
+        "domain": release.domain,
+        "licence": "mit",
+        "origin_repo": release.repo,
+        "origin_file": release.file,
+        "origin_revision": release.revision,
+        "origin_sha256": release.sha256_prefix,
+        "not_for": release.not_for,
+        "remark": release.remark,
+    }

@@ -1,0 +1,131 @@
+"""One conversion, from a SOURCE to a folder."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from conversion import checkpoints
+from conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
+from conversion.cards import converted_card
+from conversion.errors import ConversionError, listed
+from conversion.folder import check_target, replacing_model
+from conversion.key_map import KeyMap, check_against, map_keys
+from conversion.lightning import OriginalCheckpoint
+from conversion.weights_file import write_safetensors
+from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
+
+# What is going on, how many bytes are done, of how many.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Args:
+        out: The folder written.
+        config: The architecture that was found.
+        key_map: What became of each key.
+        num_bytes: Size of all converted tensors.
+        yaml_settings: The settings of a YAML file that were compared with the tensors.
+    """
+
+    out: Path
+    config: WavTokenizerConfig
+    key_map: KeyMap
+    num_bytes: int
+    yaml_settings: list[str]
+
+
+def convert(
+    source: str,
+    out: str | os.PathLike[str],
+    *,
+    yaml: str | os.PathLike[str] | None = None,
+    keep_discriminators: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Conversion:
+    """Writes a checkpoint of the original as a folder that `WavTokenizerModel.from_pretrained` loads.
+
+    Args:
+        source: A `.ckpt` path, `REPO:FILE` on the Hub, or a released checkpoint's name.
+        out: A folder that does not exist or is empty.
+        yaml: The original's YAML file, to check against what the tensors say.
+        keep_discriminators: Whether to write `discriminators.safetensors`, too, for further training.
+        overwrite: Whether to replace the model that `out` holds.
+        progress: Called along the way.
+
+    Raises:
+        UsageError: If an argument names something that cannot be converted, or a place that cannot be written to.
+        ConversionError: If anything else fails. Nothing is left behind, and what `out` held is untouched.
+    """
+    out = Path(out)
+    check_target(out, overwrite)
+    found = checkpoints.resolve(source)
+    path = found.fetch()
+    sha256 = _hash(path, progress)
+    release = checkpoints.identify(found, sha256)
+    with OriginalCheckpoint(path) as checkpoint:
+        key_map = map_keys(checkpoint.names)
+        config, dtype = _architecture(checkpoint, key_map)
+        yaml_settings = check_yaml(yaml, config) if yaml is not None else []
+        discriminators = key_map.discriminators if keep_discriminators else []
+        if keep_discriminators and not discriminators:
+            raise ConversionError(f"{path} has no discriminators to keep")
+        written = {ours: (dtype, checkpoint.record(name).shape) for name, ours in key_map.kept.items()}
+        extra = {name: (checkpoint.record(name).dtype, checkpoint.record(name).shape) for name in discriminators}
+        num_bytes = sum(kind.itemsize * torch.Size(shape).numel() for kind, shape in (written | extra).values())
+        original = {ours: name for name, ours in key_map.kept.items()}
+        report = _Counter(progress, "writing", num_bytes)
+
+        with replacing_model(out) as folder:
+            write_safetensors(
+                folder / "model.safetensors", written, lambda ours: checkpoint.read(original[ours]).to(dtype), report
+            )
+            if extra:
+                write_safetensors(folder / "discriminators.safetensors", extra, checkpoint.read, report)
+            config.save_pretrained(folder)
+            WavTokenizerFeatureExtractor(
+                sampling_rate=config.sampling_rate, hop_length=config.hop_length
+            ).save_pretrained(folder)
+            card = converted_card(config, found, release, path.name, sha256, has_discriminators=bool(extra))
+            (folder / "README.md").write_text(card, encoding="utf-8")
+    return Conversion(out, config, key_map, num_bytes, yaml_settings)
+
+
+def _hash(path: Path, progress: Progress) -> str:
+    size = path.stat().st_size
+    return checkpoints.sha256_of(path, _Counter(progress, "checking", size))
+
+
+def _architecture(checkpoint: OriginalCheckpoint, key_map: KeyMap) -> tuple[WavTokenizerConfig, torch.dtype]:
+    """The configuration and dtype of the model that the tensors make, once it is sure that they make exactly that."""
+    records = {name: checkpoint.record(name) for name in key_map.kept}
+    shapes = {name: record.shape for name, record in records.items()}
+    config = build_config(infer_settings(shapes, checkpoint.hyper_parameters.get("sample_rate")))
+    check_against(key_map, shapes, expected_shapes(config))
+    no_floats = [f"{name} ({record.dtype})" for name, record in records.items() if not record.dtype.is_floating_point]
+    if no_floats:
+        raise ConversionError(f"expected tensors of floats, got {listed(no_floats)}")
+    # Where dtypes are mixed, the one that holds all values exactly.
+    dtype = functools.reduce(torch.promote_types, {record.dtype for record in records.values()})
+    config.dtype = dtype
+    config.architectures = ["WavTokenizerModel"]
+    return config, dtype
+
+
+class _Counter:
+    """Turns sizes of pieces into a running total."""
+
+    def __init__(self, progress: Progress, what: str, total: int):
+        self._progress, self._what, self._total = progress, what, total
+        self._done = 0
+
+    def __call__(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        self._progress(self._what, self._done, self._total)

@@ -1,0 +1,73 @@
+"""The model card of a folder, from the template beside this file."""
+
+import math
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+
+import jinja2
+
+from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+
+# What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
+DETAILS = (
+    "domain",  # what it was trained on
+    "licence",  # an identifier as the Hub spells it, such as "mit"
+    "origin_repo",  # Hub repository that the original checkpoint comes from
+    "origin_file",  # its file name
+    "origin_revision",  # the commit, where it is not the newest
+    "origin_sha256",  # of that file; its first digits will do
+    "has_discriminators",  # whether the folder keeps the discriminators
+    "not_for",  # what its training makes it unfit for
+    "remark",
+)
+
+
+def render_model_card(
+    config: WavTokenizerConfig,
+    *,
+    name: str,
+    details: Mapping[str, object] | None = None,
+    needs_package: bool = False,
+) -> str:
+    """Writes the text of a `README.md`.
+
+    Figures are derived from the configuration; what `details` does not say, the card leaves out.
+
+    Args:
+        config: The model's.
+        name: The card's heading.
+        details: What is known of the checkpoint, under the keys of `DETAILS`.
+        needs_package: Whether the folder holds no code of its own, so that the package must be imported to load it.
+
+    Raises:
+        ValueError: If `details` has a key that no card shows.
+    """
+    known = {key: value for key, value in (details or {}).items() if value}
+    if unknown := sorted(set(known) - set(DETAILS)):
+        raise ValueError(f"unknown details {unknown}; a card shows {list(DETAILS)}")
+    return _template().render(
+        dict.fromkeys(DETAILS) | known,
+        name=name,
+        config=config,
+        kbps=config.frame_rate * math.log2(config.codebook_size) / 1000,
+        needs_package=needs_package,
+    )
+
+
+def for_self_contained_folder(card: str) -> str:
+    """A card in which the section "Use" is that of a folder with code of its own; the rest stays as it is.
+
+    A card without that section is returned unchanged.
+    """
+    template = _template()
+    section = "".join(template.blocks["use"](template.new_context({"needs_package": False})))
+    return re.sub(r"^## Use\n.*?(?=^## |\Z)", lambda match: section, card, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
+def _template() -> jinja2.Template:
+    text = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(text)
