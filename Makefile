@@ -56,7 +56,7 @@ test-wheel: install
 	cd $(CACHE)/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/python site/bin/wavtokenizer --help
 
 demo: install
-	$(BIN)/python examples/demo.py $(AUDIO)
+	$(BIN)/python -m examples.demo --cache $(CACHE)/demo $(AUDIO)
 
 bench: install
 	$(BIN)/python -m benchmarks.peers

@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import torch
 from conversion import checkpoints
 from conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
 from conversion.cards import converted_card
-from conversion.errors import ConversionError, listed
-from conversion.folder import check_target, replacing_model
+from conversion.errors import ConversionError, UsageError, listed
 from conversion.key_map import KeyMap, check_against, map_keys
 from conversion.lightning import OriginalCheckpoint
 from conversion.weights_file import write_safetensors
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
+from wavtokenizer_hf.hub.folder import check_target, replacing_model
+
+DISCRIMINATORS = "discriminators.safetensors"
 
 # What is going on, how many bytes are done, of how many.
 Progress = Callable[[str, int, int], None]
@@ -65,7 +68,10 @@ def convert(
         ConversionError: If anything else fails. Nothing is left behind, and what `out` held is untouched.
     """
     out = Path(out)
-    check_target(out, overwrite)
+    try:
+        check_target(out, overwrite)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from None
     found = checkpoints.resolve(source)
     path = found.fetch()
     sha256 = _hash(path, progress)
@@ -83,12 +89,12 @@ def convert(
         original = {ours: name for name, ours in key_map.kept.items()}
         report = _Counter(progress, "writing", num_bytes)
 
-        with replacing_model(out) as folder:
+        with _reporting_write_errors(out), replacing_model(out, [DISCRIMINATORS]) as folder:
             write_safetensors(
                 folder / "model.safetensors", written, lambda ours: checkpoint.read(original[ours]).to(dtype), report
             )
             if extra:
-                write_safetensors(folder / "discriminators.safetensors", extra, checkpoint.read, report)
+                write_safetensors(folder / DISCRIMINATORS, extra, checkpoint.read, report)
             config.save_pretrained(folder)
             WavTokenizerFeatureExtractor(
                 sampling_rate=config.sampling_rate, hop_length=config.hop_length
@@ -96,6 +102,14 @@ def convert(
             card = converted_card(config, found, release, path.name, sha256, has_discriminators=bool(extra))
             (folder / "README.md").write_text(card, encoding="utf-8")
     return Conversion(out, config, key_map, num_bytes, yaml_settings)
+
+
+@contextmanager
+def _reporting_write_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConversionError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def _hash(path: Path, progress: Progress) -> str:

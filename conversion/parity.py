@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from conversion import checkpoints
 from conversion.architecture import infer_settings
-from conversion.convert import Progress
+from conversion.convert import DISCRIMINATORS, Progress
 from conversion.errors import ConversionError, UsageError
 from conversion.key_map import map_keys, to_original
 from conversion.lightning import OriginalCheckpoint
@@ -92,7 +92,7 @@ def verify(
             differences += _compare(ours, state, name, checkpoint)
             progress("comparing", done, len(names))
         differences += [f"{ours}: not in the checkpoint" for ours in state if to_original(ours) not in names]
-        num_discriminators, more = _compare_discriminators(folder / "discriminators.safetensors", checkpoint)
+        num_discriminators, more = _compare_discriminators(folder / DISCRIMINATORS, checkpoint)
     round_trip, troubles = _round_trip(model, feature_extractor, clip)
     return Verification(
         num_tensors=len(names),

@@ -1,0 +1,174 @@
+"""The file that holds the codes of one clip, as `.npz` (NumPy) or `.json`."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavtokenizer_hf.audio.atomic import replacing
+
+FORMAT = "wavtokenizer-codes"
+FORMAT_VERSION = 1
+CODE_SUFFIXES = (".npz", ".json")
+
+_COUNTS = ("sampling_rate", "num_samples", "hop_length", "codebook_size")
+_TEXTS = ("fingerprint", "model", "source")
+# What zipfile, NumPy and json raise on a file that is cut short, altered or of another kind.
+_DAMAGE = (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodeFile:
+    """The codes of one clip and what is needed to decode them to its exact length.
+
+    Args:
+        audio_codes: Codebook indices in `[0, codebook_size)`.
+        sampling_rate: Rate of the clip that was encoded, in Hz; that of the model, not of the file it came from.
+        num_samples: Length of that clip in samples at `sampling_rate`.
+        hop_length: Samples per code.
+        codebook_size: Entries of the model's codebook.
+        fingerprint: That of the model which made the codes; empty if unknown.
+        model: Its name, for people; empty if unknown.
+        source: Name of the audio file; empty if unknown.
+
+    Shape:
+        audio_codes: (L,) or (1, L), kept as (1, L) int64, with `L = ceil(num_samples / hop_length)`.
+
+    Raises:
+        ValueError: If the values do not belong together; the message names them.
+    """
+
+    audio_codes: np.ndarray
+    sampling_rate: int
+    num_samples: int
+    hop_length: int
+    codebook_size: int
+    fingerprint: str = ""
+    model: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
+        codes = np.asarray(self.audio_codes)
+        if codes.dtype.kind not in "iu" or codes.ndim not in (1, 2) or codes.shape[:-1] not in ((), (1,)):
+            raise ValueError(
+                f"audio_codes must be whole numbers of shape (L,) or (1, L), got {codes.dtype} of shape {codes.shape}"
+            )
+        num_codes = math.ceil(self.num_samples / self.hop_length)
+        if codes.shape[-1] != num_codes:
+            raise ValueError(
+                f"{self.num_samples} samples at {self.hop_length} samples per code make {num_codes} codes, "
+                f"but audio_codes holds {codes.shape[-1]}"
+            )
+        if codes.min() < 0 or codes.max() >= self.codebook_size:
+            raise ValueError(
+                f"audio_codes must lie from 0 to {self.codebook_size - 1}, got {codes.min()} to {codes.max()}"
+            )
+        object.__setattr__(self, "audio_codes", codes.reshape(1, -1).astype(np.int64))
+
+    @property
+    def num_codes(self) -> int:
+        return self.audio_codes.shape[-1]
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_samples / self.sampling_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes per second."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bitrate_kbps(self) -> float:
+        return self.frame_rate * math.log2(self.codebook_size) / 1000
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file whole or not at all, and over one that exists.
+
+        Args:
+            path: Ends in `.npz` or `.json`. An `.npz` stores a code in two bytes where the codebook allows it.
+        """
+        suffix = _suffix(path)
+        fields = {name: getattr(self, name) for name in (*_COUNTS, *_TEXTS)}
+        header = {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            if suffix == ".npz":
+                codes = self.audio_codes.astype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
+                np.savez_compressed(file, audio_codes=codes, **header)
+            else:
+                text = json.dumps({**header, "audio_codes": self.audio_codes.tolist()}, ensure_ascii=False)
+                file.write(text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "CodeFile":
+        """Reads a file that `save` wrote. Nothing in it is ever unpickled.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not one of codes, is damaged, or is of a later format version.
+        """
+        suffix = _suffix(path)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+        try:
+            content = _read_npz(path) if suffix == ".npz" else _read_json(path)
+        except _DAMAGE as error:
+            raise ValueError(f"{os.fspath(path)} is not a readable {suffix} file of codes: {error}") from error
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{os.fspath(path)} is not a file of codes: its 'format' is not {FORMAT!r}")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{os.fspath(path)} has format version {content.get('format_version')!r}, and this package reads "
+                f"version {FORMAT_VERSION}: update wavtokenizer-hf or encode the clip again"
+            )
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}: encode the clip again")
+        try:
+            return cls(**{name: content[name] for name in names})
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in CODE_SUFFIXES:
+        raise ValueError(f"codes are stored as {' or '.join(CODE_SUFFIXES)}, got {os.fspath(path)}")
+    return suffix
+
+
+def _read_npz(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    content = io.BytesIO(Path(path).read_bytes())
+    if not zipfile.is_zipfile(content):
+        raise ValueError("it is not a zip archive")
+    content.seek(0)
+    archive = np.load(content, allow_pickle=False)
+    arrays = {name: archive[name] for name in archive.files}
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise ValueError(f"{strange[0]} is not an array")
+    return {name: array if array.ndim else array.item() for name, array in arrays.items()}
+
+
+def _read_json(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    content = json.loads(Path(path).read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("it does not hold an object")
+    return content

@@ -1,0 +1,185 @@
+"""Finding, reading and writing audio files."""
+
+import dataclasses
+import glob
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavtokenizer_hf.audio.atomic import replacing
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+
+_PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_FLOATS = ("FLOAT", "DOUBLE")
+_BLOCK_SAMPLES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoding:
+    container: str
+    subtype: str
+
+
+_ENCODINGS = {
+    ".wav": _Encoding("WAV", "PCM_16"),
+    ".flac": _Encoding("FLAC", "PCM_16"),
+    ".ogg": _Encoding("OGG", "VORBIS"),
+    ".mp3": _Encoding("MP3", "MPEG_LAYER_III"),
+}
+WRITABLE_SUFFIXES = tuple(_ENCODINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFile:
+    """A file, and where it lies below the folder or pattern that it was found under."""
+
+    path: Path
+    relative: Path
+
+
+def read_audio(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """Reads a whole audio file at its own rate.
+
+    The reading itself is the feature extractor's, which opens paths on its own in a model's folder on the Hub; it is
+    imported on the first call, because it brings torch with it.
+
+    Returns:
+        float32 samples (C, T) in [-1, 1], and the sampling rate in Hz.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a readable audio file.
+    """
+    from wavtokenizer_hf.feature_extraction_wavtokenizer import read_audio as read
+
+    return read(path)
+
+
+def find_files(inputs: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[FoundFile]:
+    """Lists the files that a user names: files, folders and patterns.
+
+    A file is taken whatever its suffix, also one that does not exist: opening it tells what is wrong with it. A folder
+    is walked to the bottom for the files with one of `suffixes`, in any case; hidden files are left out. A pattern
+    (`*`, `?`, `[…]`, `**`) may be needed where no shell expands it; it is used as one where
+    no file of that name exists.
+
+    Raises:
+        FileNotFoundError: If a folder or a pattern holds no such file.
+    """
+    found = []
+    for given in inputs:
+        name, path = os.fspath(given), Path(given)
+        if path.is_dir():
+            files = list(_walk(path, suffixes))
+        elif glob.has_magic(name) and not path.exists():
+            files = list(_match(name, suffixes))
+        else:
+            files = [FoundFile(path, Path(path.name))]
+        if not files:
+            raise FileNotFoundError(f"{name} holds no file that ends in {', '.join(suffixes)}")
+        found += files
+    return found
+
+
+def write_audio(
+    path: str | os.PathLike[str], samples: np.ndarray, sampling_rate: int, *, subtype: str | None = None
+) -> int:
+    """Writes samples whole or not at all, in the format that the suffix names, and over a file that exists.
+
+    Integer PCM is rounded here rather than by libsndfile, whose scale of 2^(bits-1) - 1 differs from the 2^(bits-1) by
+    which it reads: what is read from a PCM file and written at the same depth is bit-identical.
+
+    Args:
+        path: Ends in `.wav`, `.flac`, `.ogg` (Vorbis) or `.mp3`.
+        samples: Floats with full scale at 1. Except in a float subtype, samples beyond full scale are clipped.
+        sampling_rate: In Hz.
+        subtype: Soundfile's name of the encoding, such as `"PCM_24"` or `"FLOAT"`; `None` means 16 bits for WAV and
+            FLAC.
+
+    Shape:
+        samples: (T,) or (C, T).
+
+    Returns:
+        The number of samples that were clipped.
+
+    Raises:
+        ValueError: If the suffix, the subtype or the samples cannot be written.
+    """
+    encoding = _ENCODINGS.get(Path(path).suffix.lower())
+    if encoding is None:
+        raise ValueError(f"audio is written as {', '.join(WRITABLE_SUFFIXES)}, got {os.fspath(path)}")
+    subtype = subtype or encoding.subtype
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or samples.size == 0:
+        raise ValueError(f"samples must be floats (T,) or (C, T), got {samples.dtype} of shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"samples for {os.fspath(path)} hold NaN or infinity")
+    frames = np.atleast_2d(samples).T  # (C, T) -> (T, C)
+
+    soundfile = _import_soundfile()
+    if not soundfile.check_format(encoding.container, subtype):
+        available = ", ".join(soundfile.available_subtypes(encoding.container))
+        raise ValueError(f"{encoding.container} has no subtype {subtype!r}; it has {available}")
+    num_channels = frames.shape[1]
+    with replacing(path) as temporary:
+        try:
+            file = soundfile.SoundFile(temporary, "w", sampling_rate, num_channels, subtype, format=encoding.container)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(
+                f"{encoding.container} cannot hold {num_channels} channels at {sampling_rate} Hz: {error.error_string}"
+            ) from error
+        with file:
+            # libsndfile's Vorbis encoder overflows the stack when it is handed a long clip in one piece.
+            for start in range(0, len(frames), _BLOCK_SAMPLES):
+                file.write(_quantized(frames[start : start + _BLOCK_SAMPLES], subtype))
+    return 0 if subtype in _FLOATS else int((np.abs(frames) > 1).sum())
+
+
+def _quantized(frames: np.ndarray, subtype: str) -> np.ndarray:
+    """What to hand to soundfile, which takes the upper bits of an int32 for an integer subtype."""
+    if subtype in _FLOATS:
+        return frames
+    bits = _PCM_BITS.get(subtype)
+    if bits is None:
+        return frames.clip(-1, 1)
+    full_scale = 1 << (bits - 1)
+    steps = np.rint(frames.astype(np.float64) * full_scale).clip(-full_scale, full_scale - 1)
+    return steps.astype(np.int32) << (32 - bits)
+
+
+def _walk(folder: Path, suffixes: Sequence[str]) -> Iterator[FoundFile]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if _is_wanted(path, suffixes):
+                yield FoundFile(path, path.relative_to(folder))
+
+
+def _match(pattern: str, suffixes: Sequence[str]) -> Iterator[FoundFile]:
+    # The fixed folders in front of the first wildcard are the root, as for a folder.
+    fixed = next(index for index, part in enumerate(Path(pattern).parts) if glob.has_magic(part))
+    root = Path(*Path(pattern).parts[:fixed])
+    for name in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(name)
+        if path.is_file() and _is_wanted(path, suffixes):
+            yield FoundFile(path, path.relative_to(root))
+
+
+def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def _import_soundfile() -> Any:
+    try:
+        return importlib.import_module("soundfile")
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"writing audio needs soundfile, which does not load here ({error}): run `pip install --force-reinstall "
+            "soundfile`"
+        ) from error

@@ -1,0 +1,62 @@
+"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from wavtokenizer_hf.cli.decode import decode
+from wavtokenizer_hf.cli.encode import encode
+from wavtokenizer_hf.cli.export_hub import export_hub
+from wavtokenizer_hf.cli.info import info
+from wavtokenizer_hf.cli.reconstruct import reconstruct
+
+app = typer.Typer(
+    name="wavtokenizer",
+    help="Turns recordings into WavTokenizer codes and back.",
+    epilog="Exit status: 0 all went well, 1 something failed, 2 wrong use.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"wavtokenizer-hf {version('wavtokenizer-hf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (encode, decode, reconstruct, info):
+    app.command()(_command)
+app.command("export-hub")(export_hub)
+
+
+def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
+    typer.echo(f"warning: {message}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its status.
+
+    Args:
+        arguments: What follows the program's name; `None` means those of the process.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
+    sys.exit(0)

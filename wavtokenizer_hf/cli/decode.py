@@ -1,0 +1,107 @@
+"""`wavtokenizer decode`: files of codes to audio."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
+from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
+
+
+class AudioFormat(str, enum.Enum):
+    wav = "wav"
+    flac = "flac"
+    ogg = "ogg"
+    mp3 = "mp3"
+
+
+def decode(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN", help="Files of codes (.npz, .json), folders of them, or patterns.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The file to write, for one file of codes; a folder for several, or where the name has no suffix.",
+            show_default=False,
+        ),
+    ],
+    model: options.Model,
+    audio_format: Annotated[
+        AudioFormat | None,
+        typer.Option("--format", help="Format of the audio files.", show_default="as OUT is named, else wav (16 bit)"),
+    ] = None,
+    bandwidth_id: options.BandwidthId = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = options.DType.float32,
+    revision: options.Revision = "main",
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Decode files of codes into audio.
+
+    The audio is mono, at the codec's rate, and exactly as long as the recording was. Codes that another model made
+    are decoded with a warning.
+
+    Example: wavtokenizer decode speech.npz -o speech.wav --model FOLDER
+    """
+    with reporting(debug):
+        jobs = plan_jobs(
+            inputs,
+            output,
+            input_suffixes=CODE_SUFFIXES,
+            output_suffixes=WRITABLE_SUFFIXES,
+            output_format=audio_format.value if audio_format else None,
+            overwrite=overwrite,
+        )
+
+        import torch
+
+        from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
+
+        codec = load_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
+        check_bandwidth_id(bandwidth_id, codec.config)
+        clipped: list[Path] = []
+        foreign: list[Path] = []
+        unmarked: list[Path] = []
+
+        def work(job: Job) -> None:
+            codes = CodeFile.load(job.source)
+            for name in ("hop_length", "sampling_rate"):
+                if getattr(codes, name) != getattr(codec.config, name):
+                    raise ValueError(
+                        f"{job.source} was made with {name} {getattr(codes, name)}, and {codec.name} has "
+                        f"{getattr(codec.config, name)}: decode it with the model that made it "
+                        f"({codes.model or 'unknown'})"
+                    )
+            audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.model.device)  # (1, L) -> (1, 1, L)
+            with torch.inference_mode():
+                audio_values = codec.model.decode(audio_codes, bandwidth_id=bandwidth_id).audio_values
+            samples = audio_values[0, 0, : codes.num_samples].cpu().numpy()
+            if write_audio(job.target, samples, codec.config.sampling_rate):
+                clipped.append(job.target)
+            if not codes.fingerprint or codec.fingerprint is None:
+                unmarked.append(job.source)
+            elif codes.fingerprint != codec.fingerprint:
+                foreign.append(job.source)
+            if len(jobs) == 1:
+                typer.echo(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz")
+
+        try:
+            run_jobs(jobs, work, verb="Decoding", debug=debug)
+        finally:
+            warn_about(clipped, "went beyond full scale and was clipped")
+            warn_about(foreign, f"was made by another model than {codec.name}: the audio may be wrong")
+            reason = "a decoder alone has no fingerprint" if codec.fingerprint is None else "it holds no fingerprint"
+            warn_about(unmarked, f"may have been made by another model than {codec.name}: {reason}")

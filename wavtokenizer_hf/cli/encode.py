@@ -1,0 +1,91 @@
+"""`wavtokenizer encode`: recordings to files of codes."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
+from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs
+
+
+class CodeFormat(str, enum.Enum):
+    npz = "npz"
+    json = "json"
+
+
+def encode(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN",
+            help="Recordings (WAV, FLAC, OGG, MP3; any rate, any number of channels), folders of them, or patterns.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The file to write, for one recording; a folder for several, or where the name has no suffix.",
+            show_default=False,
+        ),
+    ],
+    model: options.Model,
+    code_format: Annotated[
+        CodeFormat | None,
+        typer.Option("--format", help="Format of the files of codes.", show_default="as OUT is named, else npz"),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = options.DType.float32,
+    revision: options.Revision = "main",
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Encode recordings into files of codes.
+
+    Channels are averaged and any rate is brought to the codec's. A file of codes also holds the rate, the number of
+    samples and a fingerprint of the model.
+
+    Example: wavtokenizer encode speech.flac -o speech.npz --model FOLDER
+    """
+    with reporting(debug):
+        jobs = plan_jobs(
+            inputs,
+            output,
+            input_suffixes=AUDIO_SUFFIXES,
+            output_suffixes=CODE_SUFFIXES,
+            output_format=code_format.value if code_format else None,
+            overwrite=overwrite,
+        )
+
+        import torch
+
+        from wavtokenizer_hf.cli.codec import load_codec
+
+        codec = load_codec(model, "encoder", revision=revision, device=device, dtype=dtype.value)
+
+        def work(job: Job) -> None:
+            clip = codec.feature_extractor(job.source, resample=True, return_tensors="pt")["input_values"]
+            with torch.inference_mode():
+                audio_codes = codec.model.encode(clip.to(codec.model.device)).audio_codes
+            codes = CodeFile(
+                audio_codes=audio_codes[0].cpu().numpy(),
+                sampling_rate=codec.config.sampling_rate,
+                num_samples=clip.shape[-1],
+                hop_length=codec.config.hop_length,
+                codebook_size=codec.config.codebook_size,
+                fingerprint=codec.fingerprint or "",
+                model=codec.name,
+                source=job.source.name,
+            )
+            codes.save(job.target)
+            if len(jobs) == 1:
+                typer.echo(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
+
+        run_jobs(jobs, work, verb="Encoding", debug=debug)

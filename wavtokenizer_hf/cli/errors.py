@@ -1,0 +1,38 @@
+"""How an error reaches the user: as one line."""
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+import typer
+
+# What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
+_EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
+
+
+def describe(error: BaseException) -> str:
+    """The error's message on one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, _EXPECTED) and message:
+        return message
+    return f"{type(error).__name__}{': ' if message else ''}{message} (--debug shows where)"
+
+
+def report(error: BaseException, *, about: str = "", debug: bool = False) -> None:
+    """Prints an error to stderr, with the traceback in front of it if `debug`."""
+    if debug:
+        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    message = describe(error)
+    typer.echo(f"error: {about}: {message}" if about and about not in message else f"error: {message}", err=True)
+
+
+@contextlib.contextmanager
+def reporting(debug: bool) -> Iterator[None]:
+    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        report(error, debug=debug)
+        raise typer.Exit(1) from None

@@ -1,0 +1,93 @@
+"""`wavtokenizer info`: what a model or a file of codes is."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.errors import reporting
+
+
+def info(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|CODES",
+            help="A model's folder or Hub id, or a file of codes (.npz, .json).",
+            show_default=False,
+        ),
+    ],
+    revision: options.Revision = "main",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Describe a model or a file of codes.
+
+    Example: wavtokenizer info speech.npz
+    """
+    with reporting(debug):
+        is_codes = Path(subject).suffix.lower() in CODE_SUFFIXES and not Path(subject).is_dir()
+        facts = _describe_codes(subject) if is_codes else _describe_model(subject, revision)
+        if as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            typer.echo(f"{name:<{width}}  {_as_text(value)}")
+
+
+def _describe_codes(path: str) -> dict[str, Any]:
+    codes = CodeFile.load(path)
+    return {
+        "codes": codes.num_codes,
+        "distinct_codes": len(set(codes.audio_codes.flat)),
+        "duration_s": round(codes.duration_s, 6),
+        "num_samples": codes.num_samples,
+        "sampling_rate_hz": codes.sampling_rate,
+        "hop_length": codes.hop_length,
+        "codes_per_second": codes.frame_rate,
+        "bitrate_kbps": round(codes.bitrate_kbps, 4),
+        "codebook_size": codes.codebook_size,
+        "model": codes.model or None,
+        "fingerprint": codes.fingerprint or None,
+        "source": codes.source or None,
+    }
+
+
+def _describe_model(name: str, revision: str) -> dict[str, Any]:
+    from wavtokenizer_hf.cli.codec import load_codec
+    from wavtokenizer_hf.hub.stored_weights import read_stored_weights
+
+    codec = load_codec(name, "stored", revision=revision)
+    stored = read_stored_weights(name, revision)
+    config = codec.config
+    return {
+        "class": type(codec.model).__name__,
+        "sampling_rate_hz": config.sampling_rate,
+        "hop_length": config.hop_length,
+        "codes_per_second": config.frame_rate,
+        "codebook_size": config.codebook_size,
+        "bitrate_kbps": round(config.frame_rate * math.log2(config.codebook_size) / 1000, 4),
+        "parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
+        "fingerprint": codec.fingerprint,
+        "dtype": stored.dtype,
+        "layout": stored.layout,
+        "fused": stored.is_fused,
+        "auto_map": getattr(config, "auto_map", None),
+    }
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, int) and value >= 1_000_000:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,56 @@
+"""Options that several commands share."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+
+class DType(str, enum.Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="WAVTOKENIZER_MODEL",
+        metavar="FOLDER|HUB_ID",
+        help="The codec: a folder that holds config.json and weights, or an id on the Hugging Face Hub.",
+        show_default=False,
+    ),
+]
+Revision = Annotated[
+    str,
+    typer.Option(help="Branch, tag or commit, where the model is a Hub id.", metavar="NAME"),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where to compute: cpu, cuda, cuda:1, mps and so on; auto takes CUDA where there is one, else the CPU.",
+        metavar="NAME",
+    ),
+]
+Precision = Annotated[
+    DType,
+    typer.Option(
+        "--dtype",
+        help="Number format of the weights. Half precision may change some codes; the nearest-code search and the "
+        "inverse STFT stay in float32.",
+    ),
+]
+BandwidthId = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Row of the decoder's adaptive norms. The released checkpoints have 0 to 3 and are used with 0.",
+        show_default="the model's own",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write over outputs that exist. Without it they are refused.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

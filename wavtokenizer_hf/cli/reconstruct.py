@@ -1,0 +1,113 @@
+"""`wavtokenizer reconstruct`: recordings through the codec and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, WRITABLE_SUFFIXES, write_audio
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.decode import AudioFormat
+from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.jobs import Job, plan_jobs, refuse_existing, run_jobs, warn_about
+
+
+def reconstruct(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="A recording (WAV, FLAC, OGG, MP3), a folder of them, or a pattern.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write, for one recording; a folder for several, or where the name has no suffix.",
+            show_default=False,
+        ),
+    ],
+    model: options.Model,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write a page that compares the two: waveforms, spectrograms, players, codes, bitrate and "
+            "distances. Several recordings get a folder each below it.",
+            show_default="no page",
+        ),
+    ] = None,
+    audio_format: Annotated[
+        AudioFormat | None,
+        typer.Option("--format", help="Format of the audio files.", show_default="as OUT is named, else wav (16 bit)"),
+    ] = None,
+    bandwidth_id: options.BandwidthId = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = options.DType.float32,
+    revision: options.Revision = "main",
+    overwrite: options.Overwrite = False,
+    debug: options.Debug = False,
+) -> None:
+    """Encode and decode recordings, to hear what the codec keeps.
+
+    The result is mono, at the codec's rate, and as long as the recording.
+
+    Example: wavtokenizer reconstruct speech.flac speech.wav --model FOLDER --report page
+    """
+    with reporting(debug):
+        jobs = plan_jobs(
+            [source],
+            output,
+            input_suffixes=AUDIO_SUFFIXES,
+            output_suffixes=WRITABLE_SUFFIXES,
+            output_format=audio_format.value if audio_format else None,
+            overwrite=overwrite,
+        )
+        pages: dict[Path, Path] = {}
+        if report:
+            pages = {job.target: _page_folder(report, job, output, len(jobs)) for job in jobs}
+            refuse_existing(list(pages.values()), overwrite)
+
+        import torch
+
+        from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
+
+        codec = load_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
+        check_bandwidth_id(bandwidth_id, codec.config)
+        clipped: list[Path] = []
+
+        def work(job: Job) -> None:
+            clip = codec.feature_extractor(job.source, resample=True, return_tensors="pt")["input_values"]
+            with torch.inference_mode():
+                result = codec.model(clip.to(codec.model.device), bandwidth_id=bandwidth_id)
+            samples = result.audio_values[0, 0].cpu().numpy()
+            if write_audio(job.target, samples, codec.config.sampling_rate):
+                clipped.append(job.target)
+            if len(jobs) == 1:
+                duration_s = len(samples) / codec.config.sampling_rate
+                typer.echo(f"{job.target}: {duration_s:.2f} s from {result.audio_codes.shape[-1]} codes")
+            if pages:
+                from wavtokenizer_hf.evaluation.report import write_report
+
+                page = write_report(
+                    pages[job.target],
+                    original=clip[0, 0].numpy(),
+                    reconstruction=samples,
+                    sampling_rate=codec.config.sampling_rate,
+                    audio_codes=result.audio_codes[0].cpu().numpy(),
+                    config=codec.config,
+                    title=job.source.name,
+                    source=f"{job.source.name} with {codec.name}",
+                )
+                if len(jobs) == 1:
+                    typer.echo(f"{page}: the comparison")
+
+        try:
+            run_jobs(jobs, work, verb="Reconstructing", debug=debug)
+        finally:
+            warn_about(clipped, "went beyond full scale and was clipped")
+
+
+def _page_folder(report: Path, job: Job, output: str, num_jobs: int) -> Path:
+    """The folder of a job's page: `report` itself for one recording, else one that lies like the result."""
+    return report if num_jobs == 1 else report / job.target.relative_to(output).with_suffix("")

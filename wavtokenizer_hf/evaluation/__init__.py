@@ -1,0 +1,1 @@
+"""Measures of reconstructed audio, and the pages that show them."""
