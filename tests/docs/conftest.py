@@ -1,0 +1,46 @@
+"""What the documents speak of: a folder `wavtokenizer-75` with a codec in it, and a recording, `speech.flac`."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import REPOSITORY
+from tests.tiny import tiny_model
+from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
+
+RECORDING = REPOSITORY / "tests" / "golden" / "LJ001-0002.flac"
+
+
+@pytest.fixture(scope="session")
+def docs_model() -> WavTokenizerModel:
+    """A narrow codec with the geometry of the released ones at 75 codes a second, so lengths are the real ones."""
+    return tiny_model(
+        upsampling_ratios=[8, 5, 4, 2],
+        codebook_size=4096,
+        decoder_hidden_size=32,
+        decoder_intermediate_size=48,
+        decoder_attention_num_groups=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def docs_codec(docs_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("docs_codec")
+    docs_model.save_pretrained(folder)
+    WavTokenizerFeatureExtractor(hop_length=docs_model.config.hop_length).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def docs_directory(docs_codec, tmp_path, monkeypatch) -> Path:
+    """The working directory of a document, which is the current one while the test runs."""
+    shutil.copytree(docs_codec, tmp_path / "wavtokenizer-75")
+    shutil.copyfile(RECORDING, tmp_path / "speech.flac")
+    monkeypatch.chdir(tmp_path)
+    # Commands of the package and `python -m conversion` work as in an environment that was set up as the README says.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    return tmp_path
