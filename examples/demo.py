@@ -53,11 +53,11 @@ def main() -> None:
     run("wavtokenizer_hf", "encode", audio, "-o", codes, "--model", model, "--overwrite")
     run("wavtokenizer_hf", "info", codes)
     run("wavtokenizer_hf", "decode", codes, "-o", decoded, "--model", model, "--overwrite")
-    run(
-        "wavtokenizer_hf", "reconstruct", audio, reconstructed, "--model", model, "--overwrite", "--report", report
-    )
+    run("wavtokenizer_hf", "reconstruct", audio, reconstructed, "--model", model, "--overwrite", "--report", report)
     print(f"\nOpen {report / 'index.html'} to see and hear both signals.")
-    print("The weights are drawn, not trained, so the reconstruction is noise. README.md says how to get trained ones.")
+    print(
+        "The weights are drawn, not trained, so the reconstruction is noise. README.md says how to get trained ones."
+    )
 
 
 if __name__ == "__main__":

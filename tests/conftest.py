@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import tempfile
+from pathlib import Path
 
 # Read by huggingface_hub and transformers when they are imported, so they are set before that.
 _modules_cache = tempfile.mkdtemp(prefix="hf_modules_")
@@ -60,3 +61,11 @@ def tiny_config() -> WavTokenizerConfig:
 def tiny_model() -> WavTokenizerModel:
     """A tiny codec in eval mode with varying codes; `tests.tiny.tiny_model` takes changes."""
     return make_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """The tiny codec as `save_pretrained` writes it. Shared by all tests: copy it before changing it."""
+    path = tmp_path_factory.mktemp("tiny_codec")
+    make_tiny_model().save_pretrained(path)
+    return path

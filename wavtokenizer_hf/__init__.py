@@ -1,7 +1,8 @@
 """WavTokenizer, the one-codebook audio codec, as a transformers model.
 
 Importing the package registers its classes for `AutoConfig`, `AutoModel`, `AutoModelForAudioTokenization` and
-`AutoFeatureExtractor`; a transformers that knows `wavtokenizer` itself hands the name over.
+`AutoFeatureExtractor`. Where transformers knows `wavtokenizer` itself, configuration and models become ours, and its
+feature extractor, which reads the same file, stays.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization

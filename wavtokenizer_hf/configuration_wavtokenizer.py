@@ -208,23 +208,22 @@ class WavTokenizerConfig(PreTrainedConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, but without our own fields at their defaults, and with plain strings in `auto_map`.
-
-        For a class whose name contains "Tokenizer", transformers writes `[name, None]` into `auto_map`, which none of
-        its Auto classes can read back.
-        """
-        output = super().to_dict()
-        for name, default in _OWN_FIELDS.items():
-            if output.get(name) == default:
-                del output[name]
-        if output.get("auto_map"):
-            output["auto_map"] = plain_auto_map(output["auto_map"])
-        return output
+        """As in transformers, in the form that the port reads and writes; see `stored_form`."""
+        return stored_form(super().to_dict(), _OWN_FIELDS)
 
 
-def plain_auto_map(auto_map: dict[str, Any]) -> dict[str, str]:
-    """Turns `[name, None]`, which transformers writes for classes named `*Tokenizer*`, into `name`."""
-    return {key: value[0] if isinstance(value, (list, tuple)) else value for key, value in auto_map.items()}
+def stored_form(values: dict[str, Any], own_fields: dict[str, Any]) -> dict[str, Any]:
+    """What goes into a JSON file: without our own fields at their defaults, and with plain strings in `auto_map`.
+
+    For a class whose name contains "Tokenizer", transformers writes `[name, None]` into `auto_map`, which none of its
+    Auto classes can read back.
+    """
+    stored = {key: value for key, value in values.items() if key not in own_fields or value != own_fields[key]}
+    if stored.get("auto_map"):
+        stored["auto_map"] = {
+            key: value[0] if isinstance(value, (list, tuple)) else value for key, value in stored["auto_map"].items()
+        }
+    return stored
 
 
 def copy_code_files(directory: str | os.PathLike) -> None:
@@ -259,8 +258,6 @@ def fingerprint(model: torch.nn.Module) -> str:
             f"A fingerprint covers the encoder, and {type(model).__name__} has none. Take it from a WavTokenizerModel "
             "or a WavTokenizerEncoderModel."
         )
-    if getattr(encoder_model, "fingerprint_before_fusing", None):
-        return encoder_model.fingerprint_before_fusing
     settings = {name: getattr(encoder_model.config, name) for name in _ENCODING_FIELDS}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(encoder_model.state_dict().items()):
@@ -273,7 +270,9 @@ def fingerprint(model: torch.nn.Module) -> str:
             )
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    # A fused encoder holds other tensors, which compute the same.
+    before_fusing = getattr(encoder_model, "fingerprints_before_fusing", {})
+    return before_fusing.get(digest.hexdigest(), digest.hexdigest())
 
 
 __all__ = ["WavTokenizerConfig"]

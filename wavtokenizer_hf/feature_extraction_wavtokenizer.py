@@ -16,7 +16,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
-from .configuration_wavtokenizer import copy_code_files, plain_auto_map
+from .configuration_wavtokenizer import copy_code_files, stored_form
 
 # Fields that the transformers port does not know; at these values they stay out of preprocessor_config.json.
 _OWN_FIELDS = {"peak_db": None}
@@ -96,7 +96,7 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
     Source: `encoder/utils.py: convert_audio` of the original (mean over channels, then torchaudio's resampling).
     """
 
-    model_input_names = ["input_values", "padding_mask"]  # noqa: RUF012 - the library reads a plain list
+    model_input_names = ["input_values", "padding_mask"]
 
     def __init__(
         self,
@@ -198,14 +198,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
         return -(-num_samples // self.hop_length)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, without our own fields at their defaults, and with plain strings in `auto_map`."""
-        output = super().to_dict()
-        for name, default in _OWN_FIELDS.items():
-            if output.get(name) == default:
-                del output[name]
-        if output.get("auto_map"):
-            output["auto_map"] = plain_auto_map(output["auto_map"])
-        return output
+        """As in transformers, in the form that the port reads and writes; see `stored_form`."""
+        return stored_form(super().to_dict(), _OWN_FIELDS)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers; a feature extractor that names its code in `auto_map` takes the files along."""

@@ -177,18 +177,22 @@ class WavTokenizerConv1d(nn.Module):
     # keeps it dynamic.
 
     def _pad(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Pads clips of one length: (B, C, length) -> (B, C, left + length + right)."""
+        """Pads clips of one length: (B, C, length) -> (B, C, left + length + widest right).
+
+        The right side is as wide for every length; what it holds past the right padding reaches no frame that is kept.
+        """
         length = hidden_states.shape[-1]
-        right_padding = self.right_padding + (-length) % self.stride
+        widest = self.right_padding + self.stride - 1
         if not self.reflects:
-            return F.pad(hidden_states, (self.left_padding, right_padding))
+            return F.pad(hidden_states, (self.left_padding, widest))
         device = hidden_states.device
         before = torch.arange(self.left_padding, 0, -1, device=device)
-        after = torch.arange(right_padding, device=device) + length
+        after = torch.arange(widest, device=device) + length
+        right_padding = self.right_padding + (-length) % self.stride
         turn = torch.sym_max(length, torch.sym_max(self.left_padding, right_padding) + 1)
         after = torch.where(after < turn, after, 2 * (turn - 1) - after)
         edges = [
-            hidden_states.index_select(-1, index.clamp(max=length - 1)).masked_fill(index >= length, 0)
+            hidden_states.index_select(-1, index.clamp(0, length - 1)).masked_fill(index >= length, 0)
             for index in (before, after)
         ]
         return torch.cat([edges[0], hidden_states, edges[1]], dim=-1)
@@ -312,18 +316,36 @@ class WavTokenizerEncoder(nn.Module):
         self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Maps (B, 1, T) to latents (B, D, L), and to the hidden states where they are asked for."""
+        recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
+        *before, lstm, activation, last = list(self.layers)
         hidden_states = input_values.to(next(self.parameters()).dtype)
-        recorded = []
-        for layer in self.layers:
-            if isinstance(layer, (nn.ELU, WavTokenizerLSTM)):
+        hidden_states, num_valid = self._run(before, hidden_states, num_valid, recorded)
+        # Outside the loop: torch.compile leaves an LSTM out of its graphs, and a whole loop with it.
+        hidden_states = lstm(hidden_states)
+        if recorded is not None:
+            recorded.append(hidden_states)
+        hidden_states, _ = self._run([activation, last], hidden_states, num_valid, recorded)
+        return hidden_states, None if recorded is None else tuple(recorded)
+
+    @staticmethod
+    def _run(
+        layers: list[nn.Module],
+        hidden_states: torch.Tensor,
+        num_valid: torch.Tensor | None,
+        recorded: list[torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs layers one after the other, and records the outputs of the convolutions that change rate or width."""
+        for layer in layers:
+            if isinstance(layer, nn.ELU):
                 hidden_states = layer(hidden_states)
-            else:
-                hidden_states = layer(hidden_states, num_valid)
-            if isinstance(layer, WavTokenizerConv1d) and num_valid is not None:
-                num_valid = layer.num_output_frames(num_valid)
-            if output_hidden_states and isinstance(layer, (WavTokenizerConv1d, WavTokenizerLSTM)):
-                recorded.append(hidden_states)
-        return hidden_states, tuple(recorded) if output_hidden_states else None
+                continue
+            hidden_states = layer(hidden_states, num_valid)
+            if isinstance(layer, WavTokenizerConv1d):
+                if num_valid is not None:
+                    num_valid = layer.num_output_frames(num_valid)
+                if recorded is not None:
+                    recorded.append(hidden_states)
+        return hidden_states, num_valid
 
 
 # --------------------------------------------------------------------------------------------------------- quantizer
@@ -465,8 +487,9 @@ class WavTokenizerAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps (B, D, L) to (B, D, L) and, with eager attention, to the weights (B, 1, L, L)."""
         normed = self.norm(hidden_states, frame_mask)
+        # Contiguous, because torch's fused kernels refuse anything else and fall back on the whole (L, L) matrix.
         query, key, value = (
-            projection(normed).transpose(1, 2)[:, None]  # (B, D, L) -> (B, 1, L, D)
+            projection(normed).transpose(1, 2)[:, None].contiguous()  # (B, D, L) -> (B, 1, L, D)
             for projection in (self.q, self.k, self.v)
         )
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -642,10 +665,10 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     config: WavTokenizerConfig
     base_model_prefix = "encoder_model"
     main_input_name = "input_values"
-    input_modalities = ["audio"]  # noqa: RUF012 - the library reads a plain list
+    input_modalities = ["audio"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = [  # noqa: RUF012 - the library reads a plain list
+    _no_split_modules = [
         "WavTokenizerConv1d",
         "WavTokenizerResidualBlock",
         "WavTokenizerLSTM",
@@ -753,12 +776,19 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         Returns:
             The model itself.
         """
-        for module in self.modules():
-            if isinstance(module, WavTokenizerEncoderModel) and not module.is_fused:
-                module.fingerprint_before_fusing = fingerprint(module)
+        before = {
+            module: fingerprint(module)
+            for module in self.modules()
+            if isinstance(module, WavTokenizerEncoderModel) and not module.is_fused
+        }
         for module in self.modules():
             if isinstance(module, WavTokenizerConv1d) and parametrize.is_parametrized(module.conv):
-                parametrize.remove_parametrizations(module.conv, "weight")
+                with torch.inference_mode(False):  # a weight made in inference mode would be of no use outside it
+                    parametrize.remove_parametrizations(module.conv, "weight")
+                # torch leaves behind the hook that reads the older names of the two tensors, and it cannot be pickled.
+                module.conv._load_state_dict_pre_hooks.clear()
+        for encoder_model, identity in before.items():
+            encoder_model.fingerprints_before_fusing = {fingerprint(encoder_model): identity}
         return self
 
     def num_codes(self, num_samples: int | torch.Tensor) -> int | torch.Tensor:
@@ -845,13 +875,13 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
     Source: Paper, section 3.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^backbone\.", r"^head\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^backbone\.", r"^head\."]
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
         self.encoder = WavTokenizerEncoder(config)
         self.quantizer = WavTokenizerQuantizer(config)
-        self.fingerprint_before_fusing: str | None = None
+        self.fingerprints_before_fusing: dict[str, str] = {}
         self.post_init()
 
     @can_return_tuple
@@ -1068,7 +1098,7 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
     """
 
     main_input_name = "audio_codes"
-    _keys_to_ignore_on_load_unexpected = [r"^(encoder_model\.)?encoder\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^(encoder_model\.)?encoder\."]
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)

@@ -11,7 +11,7 @@ from tests.docs.markdown import REPOSITORY
 from tests.tiny import tiny_model
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
 
-RECORDING = REPOSITORY / "tests" / "golden" / "LJ001-0002.flac"
+RECORDING = REPOSITORY / "conversion" / "LJ001-0002.flac"
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from wavtokenizer_hf import (
 from wavtokenizer_hf.audio import CodeFile
 from wavtokenizer_hf.cli import main
 
-CLIP = Path(__file__).parents[1] / "golden" / "LJ001-0002.flac"
+CLIP = Path(__file__).parents[2] / "conversion" / "LJ001-0002.flac"
 HOP = 80
 
 

@@ -1,0 +1,128 @@
+"""The Auto classes know the codec, once and also beside a transformers that knows the name itself."""
+
+import importlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+
+import wavtokenizer_hf
+from tests.tiny import tiny_config
+from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A folder with a model and its feature extractor."""
+    WavTokenizerModel.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    WavTokenizerFeatureExtractor(hop_length=80).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def assert_registered(folder):
+    assert type(AutoConfig.from_pretrained(folder)) is WavTokenizerConfig
+    assert type(AutoConfig.for_model("wavtokenizer")) is WavTokenizerConfig
+    assert type(AutoFeatureExtractor.from_pretrained(folder)) is WavTokenizerFeatureExtractor
+    for auto_class in (AutoModel, AutoModelForAudioTokenization):
+        assert type(auto_class.from_pretrained(folder)) is WavTokenizerModel
+        assert type(auto_class.from_config(tiny_config())) is WavTokenizerModel
+
+
+def test_every_auto_class_finds_the_codec(folder):
+    assert_registered(folder)
+
+
+def test_registering_again_is_harmless(folder):
+    # As a reload does, without the new class objects that a reload of the submodules would make.
+    importlib.reload(wavtokenizer_hf)
+    importlib.reload(wavtokenizer_hf)
+    assert_registered(folder)
+
+
+FOREIGN = """
+    # What a transformers that ships a codec of this name looks like to us: the name is taken before we come.
+    import sys
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+    from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+
+    class WavTokenizerConfig(PreTrainedConfig):
+        model_type = "wavtokenizer"
+
+    class WavTokenizerModel(PreTrainedModel):
+        config: WavTokenizerConfig
+
+    class WavTokenizerFeatureExtractor(FeatureExtractionMixin):
+        pass
+
+    {register}
+
+    import wavtokenizer_hf as ours
+
+    folder = sys.argv[1]
+    assert type(AutoConfig.from_pretrained(folder)) is ours.WavTokenizerConfig
+    for auto_class in (AutoModel, AutoModelForAudioTokenization):
+        assert type(auto_class.from_pretrained(folder)) is ours.WavTokenizerModel
+    # A feature extractor is looked up by its class's name, and the owner's comes first: it is the one that stays.
+    assert type(AutoFeatureExtractor.from_pretrained(folder)) is WavTokenizerFeatureExtractor
+    # The other's classes still find each other.
+    assert type(AutoModel.from_config(WavTokenizerConfig())) is WavTokenizerModel
+    print("passed")
+"""
+
+BY_REGISTRATION = """
+    AutoConfig.register("wavtokenizer", WavTokenizerConfig)
+    AutoModel.register(WavTokenizerConfig, WavTokenizerModel)
+    AutoModelForAudioTokenization.register(WavTokenizerConfig, WavTokenizerModel)
+    AutoFeatureExtractor.register(WavTokenizerConfig, WavTokenizerFeatureExtractor)
+"""
+
+# The library's own models are not registered: they stand in its tables of names, by which their modules are found.
+IN_THE_TABLES = """
+    import types
+    import transformers
+    from transformers.models.auto import configuration_auto, feature_extraction_auto, modeling_auto
+
+    module = types.ModuleType("transformers.models.wavtokenizer")
+    for own in (WavTokenizerConfig, WavTokenizerModel, WavTokenizerFeatureExtractor):
+        own.__module__ = "transformers.models.wavtokenizer"
+        setattr(module, own.__name__, own)
+        setattr(transformers, own.__name__, own)
+    sys.modules["transformers.models.wavtokenizer"] = module
+    configuration_auto.CONFIG_MAPPING_NAMES["wavtokenizer"] = "WavTokenizerConfig"
+    configuration_auto.CONFIG_MAPPING._mapping["wavtokenizer"] = "WavTokenizerConfig"
+    for mapping in (modeling_auto.MODEL_MAPPING, modeling_auto.MODEL_FOR_AUDIO_TOKENIZATION_MAPPING):
+        mapping._model_mapping["wavtokenizer"] = "WavTokenizerModel"
+        mapping._config_mapping["wavtokenizer"] = "WavTokenizerConfig"
+        mapping._reverse_config_mapping["WavTokenizerConfig"] = "wavtokenizer"
+    mapping = feature_extraction_auto.FEATURE_EXTRACTOR_MAPPING
+    mapping._model_mapping["wavtokenizer"] = "WavTokenizerFeatureExtractor"
+    mapping._config_mapping["wavtokenizer"] = "WavTokenizerConfig"
+    mapping._reverse_config_mapping["WavTokenizerConfig"] = "wavtokenizer"
+"""
+
+
+@pytest.mark.parametrize("register", [BY_REGISTRATION, IN_THE_TABLES], ids=["registered", "in the library's tables"])
+def test_a_transformers_that_owns_the_name_hands_configuration_and_model_over(folder, register):
+    code = textwrap.dedent(FOREIGN).replace("{register}", textwrap.dedent(register))
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code, str(folder)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "passed"
+
+
+def test_importing_the_package_alone_loads_no_audio_library():
+    """Only transformers itself may have imported them, by what it finds installed."""
+    code = """
+        import sys, transformers
+        from transformers import SequenceFeatureExtractor
+        from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+        before = set(sys.modules)
+        import wavtokenizer_hf
+        new = {name.split(".")[0] for name in set(sys.modules) - before}
+        print(sorted(new & {"torchaudio", "soundfile", "typer", "rich", "jinja2", "matplotlib", "yaml"}))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
