@@ -43,7 +43,7 @@ test: install
 	$(BIN)/python -m pytest
 
 test-all: install
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not gpu and not hub and not weights"
 
 test-floors: install
 	$(BIN)/python -m tests.conformance.floors

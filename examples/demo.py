@@ -49,11 +49,11 @@ def main() -> None:
     model = make_model(arguments.cache)
     output.mkdir(parents=True, exist_ok=True)
     codes, decoded = output / f"{audio.stem}.npz", output / f"{audio.stem}.decoded.wav"
-    reconstructed, report = output / f"{audio.stem}.reconstructed.wav", output / "report"
+    copy, report = output / f"{audio.stem}.reconstructed.wav", output / "report"
     run("wavtokenizer_hf", "encode", audio, "-o", codes, "--model", model, "--overwrite")
     run("wavtokenizer_hf", "info", codes)
     run("wavtokenizer_hf", "decode", codes, "-o", decoded, "--model", model, "--overwrite")
-    run("wavtokenizer_hf", "reconstruct", audio, reconstructed, "--model", model, "--overwrite", "--report", report)
+    run("wavtokenizer_hf", "reconstruct", audio, copy, "--model", model, "--overwrite", "--report", report)
     print(f"\nOpen {report / 'index.html'} to see and hear both signals.")
     print(
         "The weights are drawn, not trained, so the reconstruction is noise. README.md says how to get trained ones."
