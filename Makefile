@@ -60,6 +60,7 @@ demo: install
 
 bench: install
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(CACHE) build dist demo_output

@@ -27,14 +27,14 @@ def conditions(started_load: float) -> dict[str, Any]:
         started_load: Load average of the last minute when the run began (`os.getloadavg()[0]`).
     """
     return {
-        "command": shlex.join(["python", "-m", _module_name(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module_name(), *map(_without_folders, sys.argv[1:])]),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": {
             "processor": _processor(),
             "logical_cores": os.cpu_count(),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
-            "system": platform.platform(),
+            "system": " ".join((platform.system(), platform.machine(), *platform.libc_ver())).strip(),
             "load_before": round(started_load, 2),
             "load_after": round(os.getloadavg()[0], 2),
         },
@@ -51,8 +51,12 @@ def conditions(started_load: float) -> dict[str, Any]:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
+    write_text(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -62,6 +66,11 @@ def read_result(name: str) -> dict[str, Any]:
 def _module_name() -> str:
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _without_folders(argument: str) -> str:
+    """A path as its name alone: where this machine keeps its files is nobody's business."""
+    return Path(argument).name if os.sep in argument and Path(argument).parent.exists() else argument
 
 
 def _commit() -> str:

@@ -115,6 +115,21 @@ def _initialised(module: AnyModule, **how: float) -> AnyModule:
     return module
 
 
+def _merge_weight_norm(conv: Any) -> None:
+    """Makes a weight-normalised convolution a plain one with the same weight.
+
+    torch's `remove_parametrizations` would delete the weight from a class that all deep copies of the module share.
+    """
+    requires_grad = conv.parametrizations.weight.original1.requires_grad
+    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode is of no use outside it
+        weight = conv.weight.clone()
+    conv.__class__ = nn.Conv1d
+    del conv.parametrizations
+    conv.weight = nn.Parameter(weight, requires_grad=requires_grad)
+    # What is left is a hook that reads the older names of the two tensors; it cannot be pickled.
+    conv._load_state_dict_pre_hooks.clear()
+
+
 class _Float32Buffers(nn.Module):
     """Keeps a module's own buffers in float32 when the model is cast to half precision; they still change device."""
 
@@ -160,12 +175,11 @@ class WavTokenizerConv1d(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
         """Convolves (B, C, length) into (B, C', ceil(length / stride))."""
-        length = hidden_states.shape[-1]
         if num_valid is None:
             padded = self._pad(hidden_states)
         else:
             padded = self._pad_each(hidden_states, num_valid.to(hidden_states.device))
-        return self.conv(padded)[..., : -(-length // self.stride)]
+        return self.conv(padded)
 
     def num_output_frames(self, num_valid: torch.Tensor) -> torch.Tensor:
         """Valid frames that are left of `num_valid` after the stride."""
@@ -173,14 +187,12 @@ class WavTokenizerConv1d(nn.Module):
 
     # The two paddings below read the signal by index: position p before the start holds sample -p, position p from the
     # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is
-    # the clip's end, or later where the clip is too short to reflect. Nothing branches on the length, so torch.export
-    # keeps it dynamic.
+    # the clip's end, or later where the clip is too short to reflect. The right side is always as wide as the widest
+    # padding, stride - 1 beyond the least: that gives ceil(length / stride) frames, and what lies past a length's own
+    # padding reaches none of them. Nothing branches on the length, so torch.export keeps it dynamic.
 
     def _pad(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Pads clips of one length: (B, C, length) -> (B, C, left + length + widest right).
-
-        The right side is as wide for every length; what it holds past the right padding reaches no frame that is kept.
-        """
+        """Pads clips of one length: (B, C, length) -> (B, C, left + length + widest right)."""
         length = hidden_states.shape[-1]
         widest = self.right_padding + self.stride - 1
         if not self.reflects:
@@ -783,10 +795,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         }
         for module in self.modules():
             if isinstance(module, WavTokenizerConv1d) and parametrize.is_parametrized(module.conv):
-                with torch.inference_mode(False):  # a weight made in inference mode would be of no use outside it
-                    parametrize.remove_parametrizations(module.conv, "weight")
-                # torch leaves behind the hook that reads the older names of the two tensors, and it cannot be pickled.
-                module.conv._load_state_dict_pre_hooks.clear()
+                _merge_weight_norm(module.conv)
         for encoder_model, identity in before.items():
             encoder_model.fingerprints_before_fusing = {fingerprint(encoder_model): identity}
         return self

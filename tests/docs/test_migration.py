@@ -16,14 +16,14 @@ from conversion.checkpoints import RELEASED
 from conversion.key_map import map_keys
 from tests.docs import original_calls
 from tests.docs.commands import run_own_command
-from tests.docs.conftest import RECORDING
+from tests.docs.conftest import RECORDING, REPOSITORY
 from tests.docs.markdown import Block, Row, blocks_and_rows, read, rows
 from tests.original_checkpoint import original_shapes, write_checkpoint
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
 
 DOCUMENT = Path("docs/migration.md")
-GOLDEN = RECORDING.parent
+GOLDEN = REPOSITORY / "tests" / "golden"
 NAMES = "Names of the released checkpoints"
 ROWS = [row for row in rows(read(DOCUMENT)) if row.section != NAMES]
 

@@ -351,6 +351,23 @@ def test_the_encoder_alone_fuses_to_the_same_fingerprint(tiny_folder, tiny_model
         assert torch.equal(encoder_model.encode(input_values, padding_mask).audio_codes, expected)
 
 
+def test_fusing_a_copy_leaves_the_model_as_it_is(tiny_model):
+    clip = noise(1, 1, 1000)
+    expected = tiny_model.encode(clip, output_latents=True).encoder_latents
+    fused = copy.deepcopy(tiny_model).fuse()
+    torch.testing.assert_close(fused.encode(clip, output_latents=True).encoder_latents, expected, rtol=0, atol=0)
+    torch.testing.assert_close(tiny_model.encode(clip, output_latents=True).encoder_latents, expected, rtol=0, atol=0)
+    assert fused.is_fused
+    assert not tiny_model.is_fused
+
+
+def test_a_model_fused_in_inference_mode_can_still_be_differentiated(tiny_model):
+    with torch.inference_mode():
+        tiny_model.fuse()
+    tiny_model.encode(noise(1, 1, 1000), output_latents=True).encoder_latents.sum().backward()
+    assert tiny_model.encoder_model.encoder.layers[0].conv.weight.grad.abs().sum() > 0
+
+
 def test_a_fused_model_refuses_to_be_saved_and_leaves_nothing_behind(tiny_model, tmp_path):
     tiny_model.fuse()
     for model in (tiny_model, tiny_model.encoder_model):

@@ -1,0 +1,132 @@
+"""Renders the result files into tables and puts these into the documents: `python -m benchmarks.table [--check]`.
+
+A document says where a table belongs by two comments, `<!-- begin table: NAME -->` and `<!-- end table: NAME -->`,
+where NAME is a result file's.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.record import REPOSITORY, read_result, write_text
+
+DOCUMENTS = ("benchmarks/README.md", "docs/precision.md")
+_PLACE = re.compile(
+    r"(?P<begin><!-- begin table: (?P<name>\w+) -->\n).*?(?P<end><!-- end table: (?P=name) -->)", re.DOTALL
+)
+
+
+def peers_table(result: dict[str, Any]) -> str:
+    """A row for each system; in a cell the median time, and its ratio to the baseline's."""
+    cells = {
+        (entry["system"], entry["operation"], entry["audio_s"]): (
+            f"{entry['wall_s']['median']:.2f} s ({entry['ratio_to_baseline']['median']:.2f})"
+        )
+        for entry in result["measurements"]
+    }
+    columns = list(dict.fromkeys((operation, seconds) for _, operation, seconds in cells))
+    columns.sort(key=lambda column: (column[0] != "encode", column[1]))
+    return _table(
+        ["codec", "codes/s", "kbps", "weights (M)", *(f"{operation} {seconds:g} s" for operation, seconds in columns)],
+        [
+            [
+                name,
+                f"{system['codes_per_second']:g}",
+                f"{system['kbps']:.3g}",
+                f"{system['num_parameters'] / 1e6:.1f}",
+                *(cells.get((name, *column), "-") for column in columns),
+            ]
+            for name, system in result["systems"].items()
+        ],
+        _conditions(result),
+    )
+
+
+def dtype_agreement_table(result: dict[str, Any]) -> str:
+    """A row for each model, type and variant; percentages of equal codes."""
+    kinds = list(dict.fromkeys(kind for entry in result["measurements"] for kind in entry["share"] if kind != "all"))
+    return _table(
+        ["model", "type", "in that type", "equal codes", *kinds, "lowest clip", "decoder SNR, median"],
+        [
+            [
+                entry["model"],
+                entry["dtype"],
+                entry["variant"],
+                _percent(entry["share"]["all"]),
+                *(_percent(entry["share"][kind]) for kind in kinds),
+                _percent(entry["lowest_clip"]["share"]),
+                "∞" if (snr_db := entry["decoder_snr_db"]["median"]) is None else f"{snr_db:.1f} dB",
+            ]
+            for entry in result["measurements"]
+        ],
+        f"{result['measurements'][0]['num_clips']} clips, {result['settings']['seconds_encoded']:g} s. "
+        + _conditions(result),
+    )
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "peers": peers_table,
+    "dtype_agreement": dtype_agreement_table,
+}
+
+
+def with_tables(document: str) -> str:
+    """The document with every table in it rendered anew.
+
+    Raises:
+        ValueError: It holds a comment that begins a table but has no end, or names no result.
+    """
+
+    def render(place: re.Match[str]) -> str:
+        if place["name"] not in RENDERERS:
+            raise ValueError(f"no result is called {place['name']!r}; there are {', '.join(RENDERERS)}")
+        return place["begin"] + RENDERERS[place["name"]](read_result(place["name"])) + place["end"]
+
+    rendered, num_tables = _PLACE.subn(render, document)
+    if num_tables != document.count("<!-- begin table:"):
+        raise ValueError("a comment `<!-- begin table: NAME -->` lacks its `<!-- end table: NAME -->`")
+    return rendered
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is out of date")
+    check = parser.parse_args(arguments).check
+    stale = []
+    for name in DOCUMENTS:
+        path = REPOSITORY / name
+        before = path.read_text(encoding="utf-8")
+        after = with_tables(before)
+        if after != before:
+            stale.append(name)
+            if not check:
+                write_text(path, after)
+    for name in stale:
+        print(f"{name} {'is out of date: run `python -m benchmarks.table`' if check else 'updated'}")
+    return 1 if check and stale else 0
+
+
+def _conditions(result: dict[str, Any]) -> str:
+    machine, versions = result["machine"], result["versions"]
+    allocator = ", ".join(f"{name}={value}" for name, value in result["allocator"].items()) or "as the system sets it"
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    return (
+        f"{machine['processor']}, {threads} of {machine['logical_cores']}, load {machine['load_before']:g} before the"
+        f" run; allocator {allocator}; torch {versions['torch']}, transformers {versions['transformers']};"
+        f" commit {result['commit']}, {result['finished'][:10]}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
