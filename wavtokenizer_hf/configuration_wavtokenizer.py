@@ -211,6 +211,15 @@ class WavTokenizerConfig(PreTrainedConfig):
         """As in transformers, in the form that the port reads and writes; see `stored_form`."""
         return stored_form(super().to_dict(), _OWN_FIELDS)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers; a configuration that names code files in `auto_map` takes them along.
+
+        Saving a model saves its configuration, so that the model takes them along, too.
+        """
+        if getattr(self, "auto_map", None):
+            copy_code_files(save_directory)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
 
 def stored_form(values: dict[str, Any], own_fields: dict[str, Any]) -> dict[str, Any]:
     """What goes into a JSON file: without our own fields at their defaults, and with plain strings in `auto_map`.

@@ -30,7 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerConfig, copy_code_files, fingerprint
+from .configuration_wavtokenizer import WavTokenizerConfig, fingerprint
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -756,8 +756,6 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers, always in the current key layout, whatever layout was loaded.
 
-        A model whose config names code files in `auto_map` takes them along.
-
         Raises:
             RuntimeError: If the model was fused: its weights no longer have the form in which they are stored.
         """
@@ -768,8 +766,6 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
             )
         kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, *args, **kwargs)
-        if getattr(self.config, "auto_map", None) and kwargs.get("is_main_process", True):
-            copy_code_files(save_directory)
 
     @property
     def is_fused(self) -> bool:

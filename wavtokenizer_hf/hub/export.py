@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wavtokenizer_hf.configuration_wavtokenizer import copy_code_files
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
 from wavtokenizer_hf.hub.model_card import for_self_contained_folder, render_model_card
@@ -71,7 +70,6 @@ def export_to_hub_folder(
         extractor = copy.deepcopy(feature_extractor)
         extractor.auto_map = _FEATURE_EXTRACTOR_MAP  # type: ignore[attr-defined]
         extractor.save_pretrained(folder)
-        copy_code_files(folder)
         if card is None:
             card = render_model_card(model.config, name=name or target.name, details=details)
         else:
