@@ -172,10 +172,13 @@ class WavTokenizerConv1d(nn.Module):
         total = (kernel_size - 1) * dilation + 1 - stride
         self.right_padding = 0 if config.use_causal_conv else total // 2
         self.left_padding = total - self.right_padding
+        self.is_pointwise = kernel_size == stride == 1
 
     def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
         """Convolves (B, C, length) into (B, C', ceil(length / stride))."""
-        if num_valid is None:
+        if self.is_pointwise:
+            padded = hidden_states
+        elif num_valid is None:
             padded = self._pad(hidden_states)
         else:
             padded = self._pad_each(hidden_states, num_valid.to(hidden_states.device))
