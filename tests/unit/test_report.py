@@ -138,7 +138,8 @@ def test_the_pictures_decode_and_show_something(page):
     ]
     for name, picture in pictures.items():
         height, width, channels = picture.shape
-        assert (width, channels) == (1012, 4), name
+        assert abs(width - 1012) <= 2, name  # releases of matplotlib differ by a pixel
+        assert channels == 4, name
         assert height > 250, name
         assert 0.01 < (picture[..., 3] > 0.5).mean() < 0.9, name  # ink on a transparent ground
     assert not np.array_equal(pictures["Original: waveform"], pictures["Reconstruction: waveform"])
