@@ -988,7 +988,9 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
 
     @property
     def _quantizer(self) -> WavTokenizerQuantizer:
-        raise NotImplementedError("each model says where its quantizer is")
+        """The whole codec has it in its encoder, the decoder alone has it itself."""
+        holder: Any = self.base_model
+        return holder.quantizer
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
         """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
@@ -1115,10 +1117,6 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
         self.head = WavTokenizerISTFTHead(config)
         self.post_init()
 
-    @property
-    def _quantizer(self) -> WavTokenizerQuantizer:
-        return self.quantizer
-
     def forward(
         self,
         audio_codes: torch.Tensor | None = None,
@@ -1164,10 +1162,6 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         self.post_init()
         # transformers adds a sub-model's patterns to its parent's; here they would hide a wrong key of the decoder.
         self._keys_to_ignore_on_load_unexpected = set()
-
-    @property
-    def _quantizer(self) -> WavTokenizerQuantizer:
-        return self.encoder_model.quantizer
 
     def encode(
         self,

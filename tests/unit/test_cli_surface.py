@@ -9,9 +9,8 @@ import typer.main
 
 import wavtokenizer_hf
 from wavtokenizer_hf.cli import app, main
-from wavtokenizer_hf.cli.decode import AudioFormat
 from wavtokenizer_hf.cli.encode import CodeFormat
-from wavtokenizer_hf.cli.options import DType
+from wavtokenizer_hf.cli.options import AudioFormat, DType
 
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
 SURFACE = {

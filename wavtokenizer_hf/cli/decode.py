@@ -1,6 +1,5 @@
 """`wavtokenizer decode`: files of codes to audio."""
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +10,6 @@ from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
-
-
-class AudioFormat(str, enum.Enum):
-    wav = "wav"
-    flac = "flac"
-    ogg = "ogg"
-    mp3 = "mp3"
 
 
 def decode(
@@ -38,10 +30,7 @@ def decode(
         ),
     ],
     model: options.Model,
-    audio_format: Annotated[
-        AudioFormat | None,
-        typer.Option("--format", help="Format of the audio files.", show_default="as OUT is named, else wav (16 bit)"),
-    ] = None,
+    audio_format: options.AudioFormatChoice = None,
     bandwidth_id: options.BandwidthId = None,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,

@@ -6,6 +6,13 @@ from typing import Annotated
 import typer
 
 
+class AudioFormat(str, enum.Enum):
+    wav = "wav"
+    flac = "flac"
+    ogg = "ogg"
+    mp3 = "mp3"
+
+
 class DType(str, enum.Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -41,6 +48,10 @@ Precision = Annotated[
         help="Number format of the weights. Half precision may change some codes; the nearest-code search and the "
         "inverse STFT stay in float32.",
     ),
+]
+AudioFormatChoice = Annotated[
+    AudioFormat | None,
+    typer.Option("--format", help="Format of the audio files.", show_default="as OUT is named, else wav (16 bit)"),
 ]
 BandwidthId = Annotated[
     int | None,

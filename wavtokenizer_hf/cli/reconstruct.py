@@ -7,7 +7,6 @@ import typer
 
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, WRITABLE_SUFFIXES, write_audio
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.decode import AudioFormat
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, refuse_existing, run_jobs, warn_about
 
@@ -37,10 +36,7 @@ def reconstruct(
             show_default="no page",
         ),
     ] = None,
-    audio_format: Annotated[
-        AudioFormat | None,
-        typer.Option("--format", help="Format of the audio files.", show_default="as OUT is named, else wav (16 bit)"),
-    ] = None,
+    audio_format: options.AudioFormatChoice = None,
     bandwidth_id: options.BandwidthId = None,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
