@@ -125,7 +125,7 @@ class WavTokenizerConfig(PreTrainedConfig):
         if self.codebook_dim is None:
             self.codebook_dim = self.hidden_size
         # Derived values that a hand-written or foreign config.json may carry: they follow from the fields.
-        for derived in ("hop_length", "n_fft", "frame_rate", "num_quantizers"):
+        for derived in ("hop_length", "n_fft", "frame_rate", "bitrate_kbps", "num_quantizers"):
             kwargs.pop(derived, None)
         super().__post_init__(**kwargs)
 
@@ -143,6 +143,11 @@ class WavTokenizerConfig(PreTrainedConfig):
     def frame_rate(self) -> float:
         """Codes per second."""
         return self.sampling_rate / self.hop_length
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """Bits of all codes of a second, in thousands, before any entropy coding."""
+        return self.frame_rate * math.log2(self.codebook_size) / 1000
 
     @property
     def num_quantizers(self) -> int:

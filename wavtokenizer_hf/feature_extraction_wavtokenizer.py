@@ -49,7 +49,7 @@ def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         raise FileNotFoundError(f"No such audio file: {path}")
     if path.is_dir():
         raise ValueError(f"Expected an audio file, got a folder: {path}")
-    soundfile = _import_for("reading audio files", "soundfile")
+    soundfile = import_for("reading audio files", "soundfile")
     try:
         samples, sampling_rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -60,7 +60,7 @@ def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(samples.T), int(sampling_rate)  # (N, C) -> (C, N)
 
 
-def _import_for(purpose: str, name: str) -> ModuleType:
+def import_for(purpose: str, name: str) -> ModuleType:
     """Imports an optional package at the moment it is needed (by name: the Hub's scanner demands what it sees)."""
     try:
         return importlib.import_module(name)
@@ -316,7 +316,7 @@ def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.n
             "no large common divisor. Bring the clip to a common rate (such as 44100 or 48000 Hz) with another tool "
             "first."
         )
-    functional = _import_for("resampling", "torchaudio.functional")
+    functional = import_for("resampling", "torchaudio.functional")
     resampled = functional.resample(torch.from_numpy(np.ascontiguousarray(samples)), sampling_rate, target_rate)
     return resampled.numpy()
 

@@ -864,7 +864,7 @@ def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) ->
     if _can_look_at(flat):
         if flat.all():
             return None
-        empty = ~flat[:, 0] if flat.shape[1] else flat.new_ones(flat.shape[0])
+        empty = ~flat[:, 0]
         gaps = (flat[:, 1:] & ~flat[:, :-1]).any(dim=-1)
         if (gaps | empty).any():
             index = int((gaps | empty).nonzero()[0])

@@ -45,6 +45,6 @@ def test_a_configuration_equals_itself_after_saving_and_loading(config):
         with open(f"{folder}/config.json") as file:
             stored = json.load(file)
     assert loaded.to_dict() == config.to_dict()
-    assert not {"hop_length", "n_fft", "frame_rate", "num_quantizers"} & stored.keys()
+    assert not {"hop_length", "n_fft", "frame_rate", "bitrate_kbps", "num_quantizers"} & stored.keys()
     assert ("bandwidth_id" in stored) == (config.bandwidth_id != 0)
     assert stored["codebook_dim"] == stored["hidden_size"]

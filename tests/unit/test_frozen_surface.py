@@ -254,6 +254,7 @@ def test_configuration_fields_and_defaults():
     assert own == set(CONFIG_DEFAULTS) | {"bandwidth_id"}
     assert config.bandwidth_id == 0
     assert (config.hop_length, config.n_fft, config.frame_rate, config.num_quantizers) == (600, 2400, 40.0, 1)
+    assert config.bitrate_kbps == 0.48
 
 
 def test_the_configuration_file_holds_the_fields_of_the_interchange_format_and_no_others():

@@ -2,11 +2,9 @@
 
 import dataclasses
 import glob
-import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -121,7 +119,9 @@ def write_audio(
         raise ValueError(f"samples for {os.fspath(path)} hold NaN or infinity")
     frames = np.atleast_2d(samples).T  # (C, T) -> (T, C)
 
-    soundfile = _import_soundfile()
+    from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for  # late, because it brings torch with it
+
+    soundfile = import_for("writing audio files", "soundfile")
     if not soundfile.check_format(encoding.container, subtype):
         available = ", ".join(soundfile.available_subtypes(encoding.container))
         raise ValueError(f"{encoding.container} has no subtype {subtype!r}; it has {available}")
@@ -173,13 +173,3 @@ def _match(pattern: str, suffixes: Sequence[str]) -> Iterator[FoundFile]:
 
 def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
-
-
-def _import_soundfile() -> Any:
-    try:
-        return importlib.import_module("soundfile")
-    except (ImportError, OSError) as error:
-        raise ImportError(
-            f"writing audio needs soundfile, which does not load here ({error}): run `pip install --force-reinstall "
-            "soundfile`"
-        ) from error

@@ -1,7 +1,6 @@
 """`wavtokenizer info`: what a model or a file of codes is."""
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +70,7 @@ def _describe_model(name: str, revision: str) -> dict[str, Any]:
         "hop_length": config.hop_length,
         "codes_per_second": config.frame_rate,
         "codebook_size": config.codebook_size,
-        "bitrate_kbps": round(config.frame_rate * math.log2(config.codebook_size) / 1000, 4),
+        "bitrate_kbps": round(config.bitrate_kbps, 4),
         "parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
         "fingerprint": codec.fingerprint,
         "dtype": stored.dtype,

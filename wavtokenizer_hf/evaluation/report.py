@@ -180,7 +180,6 @@ def write_report(
 
 def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, config: WavTokenizerConfig) -> Facts:
     bits_per_code = math.log2(config.codebook_size)
-    bitrate_kbps = config.frame_rate * bits_per_code / 1000
     counts = np.unique(codes, return_counts=True)[1]
     shares = counts / counts.sum()
     entropy_bits = abs(float(-(shares * np.log2(shares)).sum()))
@@ -192,7 +191,11 @@ def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, confi
                 f"{len(original) / sampling_rate:.2f} s",
                 f"samples: {len(original):,} at {sampling_rate:,} Hz",
             ),
-            ("Bitrate", f"{bitrate_kbps:.3g} kbps", f"16-bit PCM takes {pcm_kbps / bitrate_kbps:.0f} times as much"),
+            (
+                "Bitrate",
+                f"{config.bitrate_kbps:.3g} kbps",
+                f"16-bit PCM takes {pcm_kbps / config.bitrate_kbps:.0f} times as much",
+            ),
             ("Codes per second", f"{config.frame_rate:g}", f"{bits_per_code:g} bits each"),
             ("Codes", f"{len(codes):,}", "for the whole clip"),
             ("Codes in use", f"{len(counts):,}", f"different ones, of {config.codebook_size:,}"),

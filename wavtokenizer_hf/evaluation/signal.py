@@ -1,11 +1,12 @@
 """Distances between two waveforms that need no trained judge: log-mel L1, SI-SDR and SNR."""
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for
 
 N_FFT = 1024
 HOP_LENGTH = 256
@@ -28,14 +29,7 @@ class SignalDistances:
 
 
 def _mel_filters(sampling_rate: int) -> torch.Tensor:
-    try:
-        functional = importlib.import_module("torchaudio.functional")
-    except (ImportError, OSError) as error:
-        raise ImportError(
-            "Mel filters need torchaudio, which is missing or does not fit the installed torch"
-            f" {torch.__version__} ({error}). Repair it with `pip install --force-reinstall 'torch>=2.11,<2.13'"
-            " 'torchaudio>=2.11'`."
-        ) from error
+    functional = import_for("mel filters", "torchaudio.functional")
     return functional.melscale_fbanks(
         n_freqs=N_FFT // 2 + 1,
         f_min=0.0,
@@ -66,8 +60,9 @@ def mel_spectrogram(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     spectrum = torch.stft(
         samples, N_FFT, HOP_LENGTH, window=window, center=True, pad_mode="reflect", return_complex=True
     )
-    filters = _mel_filters(sampling_rate).to(spectrum.abs())
-    mel = filters.T @ spectrum.abs()  # (M, F) @ (B, F, L) -> (B, M, L)
+    magnitude = spectrum.abs()
+    filters = _mel_filters(sampling_rate).to(magnitude)
+    mel = filters.T @ magnitude  # (M, F) @ (B, F, L) -> (B, M, L)
     return mel.reshape(*audio.shape[:-1], *mel.shape[-2:])
 
 

@@ -1,6 +1,5 @@
 """The model card of a folder, from the template beside this file."""
 
-import math
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -50,7 +49,6 @@ def render_model_card(
         dict.fromkeys(DETAILS) | known,
         name=name,
         config=config,
-        kbps=config.frame_rate * math.log2(config.codebook_size) / 1000,
         needs_package=needs_package,
     )
 
