@@ -1,0 +1,88 @@
+"""`wavtokenizer train`: a codec from scratch, or from a checkpoint."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.errors import reporting
+
+
+def _print_recipes(is_asked: bool) -> None:
+    if is_asked:
+        from wavtokenizer_hf.training.config import recipe_names
+
+        typer.echo("\n".join(recipe_names()))
+        raise typer.Exit
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe of the package (--recipes names them), or a YAML file.",
+            show_default=False,
+        ),
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes to the recipe, such as data.train=recordings or optimizer.learning_rate=1e-4.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="The run's folder: its log, checkpoints, best model and report.",
+            show_default="runs/RECIPE",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in the run's folder.")
+    ] = False,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=0.0,
+            help="Stop with a checkpoint after so long, to go on later with --resume.",
+            show_default="at the last step",
+        ),
+    ] = None,
+    _recipes: Annotated[
+        bool,
+        typer.Option("--recipes", help="Name the recipes and exit.", callback=_print_recipes, is_eager=True),
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a codec, or fine-tune one.
+
+    On several GPUs: accelerate launch -m wavtokenizer_hf.cli train RECIPE …
+
+    Example: wavtokenizer train small-75 data.train=recordings --out runs/mine
+    """
+    with reporting(debug):
+        from wavtokenizer_hf.training.config import load_config
+
+        config = load_config(recipe, changes or [])
+        run = out or Path("runs", Path(recipe).stem)
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for noisy in ("accelerate", "transformers", "httpx"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
+        from wavtokenizer_hf.training.trainer import Trainer
+
+        trainer = Trainer(config, run, is_resuming=resume)
+        progress = trainer.train(None if stop_after is None else 60 * stop_after)
+        if not trainer.accelerator.is_main_process:
+            return
+        typer.echo(f"{run}: {progress.step} of {config.max_steps} steps")

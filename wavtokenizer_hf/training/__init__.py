@@ -1,0 +1,1 @@
+"""Training: what the models for inference do without."""

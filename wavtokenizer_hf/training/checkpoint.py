@@ -1,0 +1,110 @@
+"""Checkpoints of a run: whole or not there, few, and each a folder that `from_pretrained` loads."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
+from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators, load_original_discriminators
+
+DISCRIMINATORS = "discriminators.safetensors"
+# What a folder of accelerate's state is called inside a checkpoint.
+STATE = "training_state"
+BEST = "best"
+_CONFIG_KEY = "discriminator_config"
+_STEP = re.compile(r"step-(\d{8})")
+_PARTIAL = ".partial-"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, the oldest first."""
+    folder = run / "checkpoints"
+    return sorted(path for path in folder.iterdir() if _STEP.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps taken before a checkpoint was written."""
+    match = _STEP.fullmatch(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint} is not a run's checkpoint; those are named step-00001000")
+    return int(match[1])
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def partial_path(path: Path) -> Path:
+    """Where a checkpoint is written before it takes its name."""
+    return path.with_name(_PARTIAL + path.name)
+
+
+def discard_partial(run: Path) -> None:
+    """Removes what a killed process left half written."""
+    for path in [*run.glob(f"{_PARTIAL}*"), *(run / "checkpoints").glob(f"{_PARTIAL}*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def rotate(run: Path, keep: int) -> None:
+    """Leaves the newest `keep` checkpoints."""
+    for path in checkpoints(run)[:-keep]:
+        # Renamed first, so that a kill leaves no checkpoint without some of its files.
+        gone = partial_path(path)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder that takes the place of `path` when the block ends."""
+    staging = partial_path(path)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    yield staging
+    retired = path.with_name(f"{_PARTIAL}retired-{path.name}")
+    shutil.rmtree(retired, ignore_errors=True)
+    if path.exists():
+        path.rename(retired)
+    staging.rename(path)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def save_codec(folder: Path, model: WavTokenizerModel) -> None:
+    """Writes model, configuration and feature extractor into a folder."""
+    model.save_pretrained(folder)
+    config = model.config
+    WavTokenizerFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length).save_pretrained(
+        folder
+    )
+
+
+def save_discriminators(folder: Path, discriminators: Discriminators) -> None:
+    """Writes discriminators beside their codec, with what it takes to rebuild them."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in discriminators.state_dict().items()}
+    settings = json.dumps(dataclasses.asdict(discriminators.config))
+    with replacing(folder / DISCRIMINATORS) as temporary:
+        save_file(tensors, temporary, metadata={_CONFIG_KEY: settings})
+
+
+def load_discriminators(folder: Path) -> Discriminators | None:
+    """Reads the discriminators beside a codec, ours or those that `conversion` kept; `None` where there are none."""
+    path = folder / DISCRIMINATORS
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, Any] = file.metadata() or {}
+    if _CONFIG_KEY not in metadata:
+        return load_original_discriminators(path)
+    discriminators = Discriminators(DiscriminatorConfig(**json.loads(metadata[_CONFIG_KEY])))
+    discriminators.load_state_dict(load_file(path))
+    return discriminators

@@ -1,0 +1,206 @@
+"""Clips to train on: what files, manifests and Hugging Face datasets hold, and reading a section of one."""
+
+import dataclasses
+import importlib
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio
+
+# The rate, in Hz, at which a recording was made, where its file has another.
+ORIGIN_RATE_COLUMNS = ("origin_rate", "orig_sr")
+WEIGHT_COLUMN = "weight"
+
+# How `Dataset.save_to_disk` and `DatasetDict.save_to_disk` mark their folders.
+_DATASET_FILE = "dataset_info.json"
+_SPLITS_FILE = "dataset_dict.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRow:
+    """An encoded recording in a Hugging Face dataset, fetched when it is opened."""
+
+    dataset: Any
+    column: str
+    index: int
+
+    def open(self) -> Path | BinaryIO:
+        audio = self.dataset[self.index][self.column]
+        if audio is None:
+            raise ValueError("the row holds no audio")
+        return Path(audio["path"]) if audio["bytes"] is None else io.BytesIO(audio["bytes"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A recording, or a part of one.
+
+    Args:
+        name: What messages call it.
+        source: Where the samples are.
+        start_s: Where the clip begins in the recording, in seconds.
+        end_s: Where it ends; `None` is the recording's end.
+        origin_rate: Rate in Hz at which it was recorded, if its file has another.
+        weight: How often it is wanted, relative to others.
+        columns: What its manifest or dataset says of it, as text. `folder` is the topmost folder that it lies in below
+            the source, empty if it lies in none.
+    """
+
+    name: str
+    source: Path | DatasetRow
+    start_s: float = 0.0
+    end_s: float | None = None
+    origin_rate: float | None = None
+    weight: float = 1.0
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def read(self, max_s: float = math.inf, position: float = 0.0) -> tuple[np.ndarray, int]:
+        """Reads the clip or, of one that is longer than `max_s`, a section of that length.
+
+        Args:
+            max_s: In seconds.
+            position: Where the section lies: 0 is the start of the clip, and just below 1 its end.
+
+        Returns:
+            float32 samples (C, N), and the recording's sampling rate in Hz.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not readable audio, or holds no sample where the clip lies.
+        """
+        source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
+        with open_audio(source) as file:
+            rate = int(file.samplerate)
+            start = round(self.start_s * rate)
+            end = file.frames if self.end_s is None else min(file.frames, round(self.end_s * rate))
+            if end <= start:
+                raise ValueError(f"the recording ends at {file.frames / rate:g} s, where the clip has not begun")
+            num_frames = int(min(end - start, max_s * rate))
+            file.seek(start + int(position * (end - start - num_frames + 1)))
+            return file.read(num_frames, dtype="float32", always_2d=True).T, rate  # (N, C) -> (C, N)
+
+
+def find_clips(sources: Any) -> list[Clip]:
+    """Lists the clips of one source, or of a list of sources one after the other.
+
+    Args:
+        sources: A source is an audio file, a folder, a pattern, a manifest (see `audio.manifest`), a map-style dataset
+            of Hugging Face `datasets`, or a folder to which one was saved. Columns `origin_rate` (or `orig_sr`) and
+            `weight`, where there are any, are numbers; see `Clip`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist or a folder holds no audio.
+        ValueError: If a manifest or dataset cannot be used; the message says where.
+        ImportError: If a dataset is given and the package `datasets` is missing.
+    """
+    clips: list[Clip] = []
+    for source in sources if isinstance(sources, (list, tuple)) else [sources]:
+        if not isinstance(source, (str, os.PathLike)):
+            clips += _from_dataset(source, type(source).__name__)
+        elif (splits := Path(source, _SPLITS_FILE)).is_file():
+            raise ValueError(f"{source} holds several splits ({splits.name}): name the folder of one of them")
+        elif Path(source, _DATASET_FILE).is_file():
+            clips += _from_dataset(_datasets().load_from_disk(os.fspath(source)), os.fspath(source))
+        else:
+            clips += [_from_entry(entry) for entry in find_entries(source)]
+    if not clips:
+        raise ValueError("the sources hold no clip; expected files, folders, manifests or datasets")
+    return clips
+
+
+def clip_weights(clips: Sequence[Clip], by_column: Mapping[str, Mapping[Any, float]] | None = None) -> np.ndarray:
+    """How often each clip is to be drawn, relative to the others; a clip of weight 0 never is.
+
+    Args:
+        by_column: Factors by column and value, such as `{"kind": {"speech": 2.0}, "orig_sr": {16000: 0.5}}`, that
+            multiply the clips' own weights. A value that is not named has the factor 1.
+
+    Returns:
+        float64 (num_clips,).
+
+    Raises:
+        ValueError: If a weight is negative, no clip has one above 0, or a value is named that no clip has.
+    """
+    weights = np.array([clip.weight for clip in clips], dtype=np.float64)
+    for column, factors in (by_column or {}).items():
+        values = [clip.columns.get(column) for clip in clips]
+        for value, factor in factors.items():
+            chosen = np.array([found == str(value) for found in values])
+            if not chosen.any():
+                present = ", ".join(sorted({found for found in values if found is not None})[:20])
+                raise ValueError(f"no clip has {column} = {value}; found {present or 'no such column'}")
+            weights[chosen] *= factor
+    if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
+        raise ValueError("sampling weights must be 0 or more, and above 0 for some clip")
+    return weights
+
+
+def _clip(name: str, source: Path | DatasetRow, columns: Mapping[str, str], **section: Any) -> Clip:
+    rates = [_number(columns, column, name) for column in ORIGIN_RATE_COLUMNS]
+    weight = _number(columns, WEIGHT_COLUMN, name)
+    return Clip(
+        name,
+        source,
+        origin_rate=next((rate for rate in rates if rate), None),
+        weight=1.0 if weight is None else weight,
+        columns=columns,
+        **section,
+    )
+
+
+def _number(columns: Mapping[str, str], column: str, name: str) -> float | None:
+    text = columns.get(column, "").strip()
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name}: {column} must be a number, 0 or more, got {text!r}")
+    return number
+
+
+def _from_entry(entry: Entry) -> Clip:
+    folder, slash, _ = entry.name.partition("/")
+    columns = {"folder": folder if slash else "", **entry.columns}
+    return _clip(str(entry.path), entry.path, columns, start_s=entry.start_s, end_s=entry.end_s)
+
+
+def _from_dataset(dataset: Any, name: str) -> list[Clip]:
+    if not all(hasattr(dataset, needed) for needed in ("features", "cast_column", "__len__")):
+        raise ValueError(f"expected a path or one split of a map-style Hugging Face dataset, got {name}")
+    features = dataset.features
+    audio = [column for column, feature in features.items() if type(feature).__name__ == "Audio"]
+    if len(audio) != 1:
+        raise ValueError(f"{name}: expected one column of the type Audio, found {len(audio)} among {list(features)}")
+    # Undecoded, because decoding in `datasets` needs another audio library, and a section is all that is wanted.
+    rows = dataset.with_format(None).cast_column(audio[0], _datasets().Audio(decode=False))
+    texts = [column for column, feature in features.items() if type(feature).__name__ == "Value"]
+    described = rows.select_columns(texts) if texts else [{}] * len(rows)
+    return [
+        _clip(
+            f"{name}[{index}]",
+            DatasetRow(rows, audio[0], index),
+            {column: str(value) for column, value in row.items() if value is not None},
+        )
+        for index, row in enumerate(described)
+    ]
+
+
+def _datasets() -> ModuleType:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise ImportError(
+            f"Hugging Face datasets need the package `datasets` ({error}). Install it with: "
+            "python -m pip install 'wavtokenizer-hf[train]'"
+        ) from error

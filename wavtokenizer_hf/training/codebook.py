@@ -1,0 +1,252 @@
+"""How the codebook learns: a k-means start, moving averages, and the revival of entries that nothing chooses.
+
+The codebook is no parameter: no gradient reaches it. Its entries follow the mean of the latents that chose them.
+"""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast, gather, reduce
+
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
+
+# The k-means start compares this many vectors at a time with all centres; the result does not depend on it.
+_CHUNK = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class CodebookConfig:
+    """Settings of `CodebookLearner`.
+
+    Args:
+        decay: Share of the old value that a moving average keeps per update.
+        epsilon: Laplace smoothing of the counts.
+        kmeans_iterations: At most so many iterations of the k-means start; it ends early when nothing moves any more.
+        kmeans_vectors_per_entry: Latents gathered for the k-means start, per entry.
+        revival_share: An entry is revived when its moving count falls below this share of the mean count. It is a
+            share, so it means the same at any batch size and codebook size; 0 turns revival off.
+        seed: Of the draws of k-means and revival.
+        legacy: Reproduce the original's arithmetic: entries expire below a fixed count of 2, and their replacement is
+            overwritten by the moving averages within the same update, so that it has no effect.
+    """
+
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    kmeans_iterations: int = 200
+    kmeans_vectors_per_entry: int = 40
+    revival_share: float = 0.05
+    seed: int = 0
+    legacy: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.decay < 1:
+            raise ValueError(f"`decay` must lie between 0 and 1, got {self.decay}.")
+        if not 0 <= self.revival_share < 1:
+            raise ValueError(f"`revival_share` must lie from 0 to below 1, got {self.revival_share}.")
+        if self.kmeans_iterations < 1 or self.kmeans_vectors_per_entry < 1:
+            raise ValueError(
+                "`kmeans_iterations` and `kmeans_vectors_per_entry` must be at least 1, got "
+                f"{self.kmeans_iterations} and {self.kmeans_vectors_per_entry}."
+            )
+
+
+def quantize(codebook: WavTokenizerCodebook, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The training forward of the quantizer: nearest entries, straight through, and the commitment loss.
+
+    Args:
+        latents: (B, D, L), the encoder's output.
+
+    Returns:
+        Codes int64 (B, L); quantized latents float32 (B, D, L) whose gradient is that of the latents; the mean squared
+        distance between latents and entries, whose gradient reaches the latents only.
+
+    Source: Paper, section 3.2; `encoder/quantization/core_vq.py: VectorQuantization` of the original.
+    Deviates: The quantized latents are exactly the entries; the original's are up to a rounding error off.
+    """
+    codes = codebook(latents)
+    entries = F.embedding(codes, codebook.embed).transpose(1, 2)  # (B, L, D) -> (B, D, L)
+    latents = latents.to(entries.dtype)
+    commitment = F.mse_loss(latents, entries)
+    return codes, entries + (latents - latents.detach()), commitment
+
+
+class CodebookLearner:
+    """Moves the entries of a codebook after the latents that chose them.
+
+    Per batch: `observe` each part of it, then `update` once. All processes see the same sums and the same draws, so
+    their codebooks stay identical. Nothing here has a state of its own beyond the codebook's buffers and the
+    observations since the last update: draws depend on the seed and the step alone.
+
+    Source: Paper, section 3.2; `encoder/quantization/core_vq.py: EuclideanCodebook` of the original.
+    Deviates: Unless `legacy`, sums are reduced over processes, an update happens once per batch, and revival takes
+    effect (entry, sum and count are replaced).
+    """
+
+    def __init__(self, codebook: WavTokenizerCodebook, config: CodebookConfig):
+        self.codebook = codebook
+        self.config = config
+        self._counts: torch.Tensor | None = None
+        self._sums: torch.Tensor | None = None
+        self._candidates: torch.Tensor | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the entries were set, by k-means or by loading."""
+        return bool(self.codebook.inited.item())
+
+    @property
+    def num_vectors_to_start(self) -> int:
+        """Latents that `start` wants, over all processes together."""
+        return self.config.kmeans_vectors_per_entry * self.codebook.embed.shape[0]
+
+    @torch.no_grad()
+    def start(self, vectors: torch.Tensor, vectors_per_update: int) -> None:
+        """Sets the entries to the k-means centres of latents.
+
+        Args:
+            vectors: This process' share, (N, D); of the same length in each process.
+            vectors_per_update: Latents of a batch over all processes. The moving counts start as if such batches had
+                been chosen so all along; larger counts would hold the entries back.
+
+        Raises:
+            ValueError: If all processes together bring fewer vectors than there are entries.
+        """
+        embed = self.codebook.embed
+        vectors = gather(vectors.to(embed).contiguous())
+        if len(vectors) < len(embed):
+            raise ValueError(
+                f"The k-means start of {len(embed)} entries needs at least as many latents, got {len(vectors)}. Use "
+                "more or longer clips, or a smaller `codebook_size`."
+            )
+        generator = _generator(self.config.seed, 0)
+        chosen = torch.randperm(len(vectors), generator=generator)[: len(embed)]
+        centres, counts = kmeans(vectors, vectors[chosen.to(vectors.device)], self.config.kmeans_iterations)
+        # The same on every process already, unless a device adds up in an order of its own.
+        centres, counts = broadcast(centres), broadcast(counts)
+        counts = counts * (vectors_per_update / len(vectors))
+        self.codebook.embed.copy_(centres)
+        self.codebook.embed_avg.copy_(centres * counts[:, None])
+        self.codebook.cluster_size.copy_(counts)
+        self.codebook.inited.fill_(1)
+
+    @torch.no_grad()
+    def observe(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
+        """Adds a part of a batch to the sums of the coming update.
+
+        Args:
+            latents: (B, D, L).
+            codes: (B, L), the entries that the latents chose.
+        """
+        embed = self.codebook.embed
+        vectors = latents.detach().transpose(1, 2).reshape(-1, embed.shape[1]).to(embed)  # (B, D, L) -> (N, D)
+        chosen = codes.reshape(-1)
+        if self._counts is None or self._sums is None:
+            self._counts, self._sums = torch.zeros_like(self.codebook.cluster_size), torch.zeros_like(embed)
+        self._counts += torch.bincount(chosen, minlength=len(embed))
+        self._sums.index_add_(0, chosen, vectors)
+        self._candidates = vectors
+
+    @torch.no_grad()
+    def update(self, step: int) -> int:
+        """Moves the entries by what was observed since the last update.
+
+        Args:
+            step: Number of the batch; with the seed it decides the draws.
+
+        Returns:
+            How many entries were revived.
+        """
+        if self._counts is None or self._sums is None or self._candidates is None:
+            raise RuntimeError("There is nothing to update from. Call `observe` with the batch's latents first.")
+        config, codebook = self.config, self.codebook
+        counts, sums, candidates = self._counts, self._sums, self._candidates
+        self._counts = self._sums = self._candidates = None
+        if not config.legacy:
+            counts, sums = reduce(counts), reduce(sums)
+        codebook.cluster_size.mul_(config.decay).add_(counts, alpha=1 - config.decay)
+        codebook.embed_avg.mul_(config.decay).add_(sums, alpha=1 - config.decay)
+        total = codebook.cluster_size.sum()
+        num_entries = len(codebook.embed)
+        smoothed = (codebook.cluster_size + config.epsilon) / (total + num_entries * config.epsilon) * total
+        codebook.embed.copy_(codebook.embed_avg / smoothed[:, None])
+        return 0 if config.legacy else self._revive(candidates, step)
+
+    def _revive(self, candidates: torch.Tensor, step: int) -> int:
+        """Replaces entries that hardly anything chooses by latents of the batch."""
+        codebook = self.codebook
+        mean_count = codebook.cluster_size.mean()
+        is_dead = codebook.cluster_size < self.config.revival_share * mean_count
+        num_dead = int(is_dead.sum())
+        if not num_dead:
+            return 0
+        candidates = gather(candidates.contiguous())
+        order = torch.randperm(len(candidates), generator=_generator(self.config.seed, step + 1))
+        dead = is_dead.nonzero()[:, 0][: len(candidates)]
+        revived = candidates[order[: len(dead)].to(candidates.device)]
+        codebook.embed[dead] = revived
+        codebook.cluster_size[dead] = mean_count
+        codebook.embed_avg[dead] = revived * mean_count
+        return len(dead)
+
+
+def kmeans(vectors: torch.Tensor, centres: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lloyd's algorithm from given centres. A centre that no vector chooses stays where it is.
+
+    Args:
+        vectors: (N, D).
+        centres: (K, D), where to start.
+        iterations: At most so many; fewer when the vectors' choices stop changing.
+
+    Returns:
+        The centres (K, D), and how many vectors chose each before the centres moved for the last time (K,).
+
+    Source: `encoder/quantization/core_vq.py: kmeans` of the original.
+    """
+    centres = centres.clone()
+    counts = torch.zeros(len(centres), dtype=vectors.dtype, device=vectors.device)
+    before = None
+    for _ in range(iterations):
+        half_norms = centres.square().sum(dim=-1) / 2
+        chosen = torch.cat([(part @ centres.T - half_norms).argmax(dim=-1) for part in vectors.split(_CHUNK)])
+        if before is not None and torch.equal(chosen, before):
+            break
+        before = chosen
+        counts = torch.bincount(chosen, minlength=len(centres)).to(vectors.dtype)
+        sums = torch.zeros_like(centres).index_add_(0, chosen, vectors)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+    return centres, counts
+
+
+@dataclasses.dataclass(frozen=True)
+class CodebookUse:
+    """How evenly codes use a codebook.
+
+    Args:
+        usage: Share of the entries that occur.
+        entropy_bits: Entropy of the codes' distribution; at most log2 of the codebook's size.
+        perplexity: 2 to the entropy: the size of a codebook that is used evenly and carries as much.
+    """
+
+    usage: float
+    entropy_bits: float
+    perplexity: float
+
+
+def codebook_use(counts: torch.Tensor) -> CodebookUse:
+    """Usage, entropy and perplexity of counts (K,) of the codes.
+
+    Raises:
+        ValueError: If there are no codes.
+    """
+    total = counts.sum().item()
+    if total == 0:
+        raise ValueError("The use of a codebook is undefined without codes. Count those of at least one clip.")
+    shares = counts[counts > 0].double() / total
+    entropy_bits = -(shares * shares.log2()).sum().item()
+    return CodebookUse((counts > 0).double().mean().item(), entropy_bits, math.exp2(entropy_bits))
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)

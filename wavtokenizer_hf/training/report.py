@@ -1,0 +1,92 @@
+"""The page that a training run ends with."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wavtokenizer_hf.evaluation.figures import curve_png
+from wavtokenizer_hf.evaluation.report import Facts, Picture, Pictures, Section, Table, Text, clip_parts, write_page
+from wavtokenizer_hf.training.config import TrainingConfig
+from wavtokenizer_hf.training.runlog import LOG_FILE
+from wavtokenizer_hf.training.validation import Example
+
+REPORT = "report"
+_VALIDATED = "validation/mel"
+# Rows of the table of validations; of more, some are left out evenly.
+_MAX_ROWS = 20
+# A curve is drawn from so many points at most.
+_MAX_POINTS = 1000
+
+
+def write_training_report(
+    run: Path, config: TrainingConfig, examples: Sequence[Example], *, sampling_rate: int, failures: str
+) -> Path:
+    """Writes `run/report/index.html` from the run's log.
+
+    Args:
+        run: The run's folder.
+        config: What it was told.
+        examples: Of its last validation.
+        sampling_rate: Of the examples, in Hz.
+        failures: What could not be read, in words.
+
+    Returns:
+        Path of the page.
+    """
+    entries = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    validations = [entry for entry in entries if _VALIDATED in entry]
+    names = sorted({name for entry in entries for name in entry} - {"step"})
+    sections = [
+        Section("Overview", [_overview(entries, validations)]),
+        Section("Curves", [Pictures([_curve(name, entries) for name in names])]),
+    ]
+    if validations:
+        sections.append(Section("Validation", [_validation_table(validations)]))
+    for example in examples:
+        clips = {"Original": example.original.numpy(), "Reconstruction": example.reconstruction.numpy()}
+        sections.append(Section(Path(example.name).name, clip_parts(clips, sampling_rate)))
+    told = Text("Configuration", yaml.safe_dump(config.to_dict(), sort_keys=False))
+    sections.append(Section("The run", [told, Text("Recordings that could not be read", failures)]))
+    return write_page(run / REPORT, title="Training run", subtitle=run.name, sections=sections)
+
+
+def _overview(entries: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> Facts:
+    items = [("Steps", f"{max((entry['step'] for entry in entries), default=0):,}", "taken in all")]
+    speeds = sorted(entry["audio_s_per_s"] for entry in entries if "audio_s_per_s" in entry)
+    if speeds:
+        items.append(("Throughput", f"{speeds[len(speeds) // 2]:.1f} s/s", "seconds of audio a second, the median"))
+    if validations:
+        best = min(validations, key=lambda entry: entry[_VALIDATED])
+        items.append(("Best mel loss", f"{best[_VALIDATED]:.4f}", f"validation, at step {best['step']:,}"))
+        items.append(("Codebook in use", f"{best['codebook/usage']:.0%}", "of the entries, by the validation clips"))
+        items.append(("Perplexity", f"{best['codebook/perplexity']:.0f}", "size of an evenly used codebook as rich"))
+    return Facts(items)
+
+
+def _curve(name: str, entries: Sequence[dict[str, Any]]) -> Picture:
+    points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+    points = points[:: max(1, -(-len(points) // _MAX_POINTS))]
+    steps, values = zip(*points, strict=True)
+    label = name.rpartition("/")[2].replace("_", " ")
+    return Picture(curve_png(steps, values, label=label[:24]), name, f"{name} over the steps of the run")
+
+
+def _validation_table(validations: Sequence[dict[str, Any]]) -> Table:
+    stride = max(1, -(-len(validations) // _MAX_ROWS))
+    # The last one always stands.
+    rows = validations[::-1][::stride][::-1]
+    return Table(
+        ("Step", "Mel loss", "Codebook in use", "Perplexity"),
+        [
+            (
+                f"{row['step']:,}",
+                f"{row[_VALIDATED]:.4f}",
+                f"{row['codebook/usage']:.1%}",
+                f"{row['codebook/perplexity']:.0f}",
+            )
+            for row in rows
+        ],
+    )

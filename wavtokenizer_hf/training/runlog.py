@@ -1,0 +1,157 @@
+"""What a run says while it runs: a bar, a log of its own, and the tracker."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.evaluation.figures import DYNAMIC_RANGE_DB, mel_spectrogram_db
+from wavtokenizer_hf.evaluation.report import QUIETEST_PEAK_DB
+from wavtokenizer_hf.training.config import TrainingConfig
+from wavtokenizer_hf.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.jsonl"
+# Losses that stand beside the bar, by what they are called there.
+_SHOWN = {
+    "generator/mel": "mel",
+    "discriminator/total": "disc",
+    "validation/mel": "val",
+    "codebook/perplexity": "perp",
+}
+
+
+class RunLog:
+    """Collects the losses of the steps and writes their means.
+
+    Entries of `log.jsonl` and of TensorBoard past the step where a run goes on are dropped.
+
+    Args:
+        run: The run's folder.
+        start_step: Steps taken before.
+        sampling_rate: Of the audio in Hz.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, run: Path, config: TrainingConfig, *, start_step: int, sampling_rate: int
+    ):
+        self.accelerator = accelerator
+        self.path = run / LOG_FILE
+        self.config = config
+        self.sampling_rate = sampling_rate
+        self._sums: dict[str, torch.Tensor] = {}
+        self._num_steps: dict[str, int] = {}
+        self._seconds = 0.0
+        self._since = time.monotonic()
+        self._shown: dict[str, float] = {}
+        if accelerator.is_main_process:
+            self._drop_entries_past(start_step)
+        if config.tracker == "tensorboard" and not is_tensorboard_available():
+            raise ImportError(
+                "The run's curves go to TensorBoard, which is not installed. Install it with: python -m pip install "
+                "'wavtokenizer-hf[train]', or go without by tracker=none"
+            )
+        if config.tracker != "none":
+            options = {"tensorboard": {"purge_step": start_step + 1}} if config.tracker == "tensorboard" else {}
+            accelerator.init_trackers("tracker", init_kwargs=options)
+        self._bar = Progress(
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+            disable=not (accelerator.is_local_main_process and sys.stderr.isatty()),
+        )
+        self._task = self._bar.add_task("steps", total=config.max_steps, completed=start_step, figures="")
+
+    def __enter__(self) -> "RunLog":
+        self._bar.start()
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.stop()
+        self.accelerator.end_training()
+
+    def step(self, step: int, losses: dict[str, torch.Tensor], seconds: float, state: dict[str, float]) -> None:
+        """Counts a step in; every `log_every` steps the means go out.
+
+        Args:
+            seconds: Of audio in the step.
+            state: What is logged as it stands now, such as learning rates.
+        """
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+            self._num_steps[name] = self._num_steps.get(name, 0) + 1
+        self._seconds += seconds
+        self._bar.update(self._task, completed=step)
+        if step % self.config.log_every and step != self.config.max_steps:
+            return
+        elapsed = time.monotonic() - self._since
+        means = {name: value.item() / self._num_steps[name] for name, value in self._sums.items()}
+        self.write(step, means | state, {"audio_s_per_s": self._seconds / elapsed})
+        self._sums, self._num_steps, self._seconds, self._since = {}, {}, 0.0, time.monotonic()
+
+    def write(self, step: int, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
+        """Writes one entry to the run's log and the tracker.
+
+        Args:
+            timing: What differs between two equal runs.
+        """
+        entry = values | (timing or {})
+        self.accelerator.log(entry, step=step)
+        if not self.accelerator.is_main_process:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **entry}) + "\n")
+        self._shown |= {short: entry[name] for name, short in _SHOWN.items() if name in entry}
+        if "audio_s_per_s" in entry:
+            self._shown["s/s"] = entry["audio_s_per_s"]
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
+        self._bar.update(self._task, figures=figures)
+        logger.info("step %d  %s", step, figures)
+
+    def validation(self, step: int, result: Validation) -> None:
+        """Writes the figures of a validation and, to TensorBoard, sound and spectrograms."""
+        before = time.monotonic()
+        self.write(step, result.figures)
+        self._since += time.monotonic() - before
+        if self.config.tracker != "tensorboard" or not self.accelerator.is_main_process:
+            return
+        writer: Any = self.accelerator.get_tracker("tensorboard").writer
+        for index, example in enumerate(result.examples):
+            pair = {"original": example.original, "reconstruction": example.reconstruction}
+            for name, audio in pair.items():
+                writer.add_audio(f"{index}/{name}", audio.clamp(-1, 1), step, sample_rate=self.sampling_rate)
+                writer.add_image(f"{index}/{name}", self._spectrogram(audio), step)
+
+    def _spectrogram(self, audio: torch.Tensor) -> np.ndarray:
+        """Mel magnitudes, low frequencies at the bottom, from black at 80 dB below the peak: (1, M, L) in 0..1."""
+        level_db = mel_spectrogram_db(audio.numpy(), self.sampling_rate)
+        brightness = (level_db - max(level_db.max(), QUIETEST_PEAK_DB)) / DYNAMIC_RANGE_DB + 1
+        return brightness.clip(0, 1)[None, ::-1].copy()
+
+    def _drop_entries_past(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:
+                break  # a killed process leaves half a line at most
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
