@@ -2,7 +2,7 @@
 
 import torch
 
-from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
+from wavtokenizer_hf import WavTokenizerCausalConfig, WavTokenizerConfig, WavTokenizerModel
 
 _SIZES = {
     "num_filters": 4,
@@ -19,6 +19,11 @@ _SIZES = {
 def tiny_config(**changes) -> WavTokenizerConfig:
     """A configuration with hop 80 and 64 codes of width 16; `changes` replace fields."""
     return WavTokenizerConfig(**(_SIZES | changes))
+
+
+def tiny_causal_config(**changes) -> WavTokenizerCausalConfig:
+    """As `tiny_config`, causal, with attention over 8 frames."""
+    return WavTokenizerCausalConfig(**(_SIZES | {"attention_window": 8} | changes))
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,3 +63,8 @@ def randomise(model: WavTokenizerModel, seed: int = 0) -> WavTokenizerModel:
 def tiny_model(seed: int = 0, **changes) -> WavTokenizerModel:
     """A tiny codec in eval mode with a seeded random state whose codes vary."""
     return randomise(WavTokenizerModel(tiny_config(**changes)), seed).eval()
+
+
+def tiny_causal_model(seed: int = 0, **changes) -> WavTokenizerModel:
+    """As `tiny_model`, causal."""
+    return randomise(WavTokenizerModel(tiny_causal_config(**changes)), seed).eval()

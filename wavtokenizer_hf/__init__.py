@@ -7,9 +7,11 @@ feature extractor, which reads the same file, stays.
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
 
-from .configuration_wavtokenizer import WavTokenizerConfig, fingerprint
+from .checkpoints import bundled_checkpoint
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
 from .feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from .modeling_wavtokenizer import (
+    WavTokenizerCausalModel,
     WavTokenizerDecoderModel,
     WavTokenizerDecoderOutput,
     WavTokenizerEncoderModel,
@@ -18,14 +20,20 @@ from .modeling_wavtokenizer import (
     WavTokenizerOutput,
 )
 
-AutoConfig.register("wavtokenizer", WavTokenizerConfig, exist_ok=True)
-AutoModel.register(WavTokenizerConfig, WavTokenizerModel, exist_ok=True)
-AutoModelForAudioTokenization.register(WavTokenizerConfig, WavTokenizerModel, exist_ok=True)
-AutoFeatureExtractor.register(WavTokenizerConfig, WavTokenizerFeatureExtractor, exist_ok=True)
+for _config, _model in (
+    (WavTokenizerConfig, WavTokenizerModel),
+    (WavTokenizerCausalConfig, WavTokenizerCausalModel),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoModelForAudioTokenization.register(_config, _model, exist_ok=True)
+    AutoFeatureExtractor.register(_config, WavTokenizerFeatureExtractor, exist_ok=True)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "WavTokenizerCausalConfig",
+    "WavTokenizerCausalModel",
     "WavTokenizerConfig",
     "WavTokenizerDecoderModel",
     "WavTokenizerDecoderOutput",
@@ -34,5 +42,6 @@ __all__ = [
     "WavTokenizerFeatureExtractor",
     "WavTokenizerModel",
     "WavTokenizerOutput",
+    "bundled_checkpoint",
     "fingerprint",
 ]

@@ -92,6 +92,7 @@ class WavTokenizerConfig(PreTrainedConfig):
     """
 
     model_type = "wavtokenizer"
+    is_causal = False
 
     sampling_rate: int = 24000
     audio_channels: int = 1
@@ -212,6 +213,18 @@ class WavTokenizerConfig(PreTrainedConfig):
                 f"{self.bandwidth_id}."
             )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; the folder of a causal codec gives a `WavTokenizerCausalConfig`.
+
+        Hence all models load such a folder.
+        """
+        if not cls.is_causal:
+            values, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if values.get("model_type") == WavTokenizerCausalConfig.model_type:
+                return WavTokenizerCausalConfig.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, in the form that the port reads and writes; see `stored_form`."""
         return stored_form(super().to_dict(), _OWN_FIELDS)
@@ -224,6 +237,55 @@ class WavTokenizerConfig(PreTrainedConfig):
         if getattr(self, "auto_map", None):
             copy_code_files(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+@strict
+class WavTokenizerCausalConfig(WavTokenizerConfig):
+    """Geometry of a causal WavTokenizer: what it computes never waits for more than a few frames of the future.
+
+    The modules and weights have the names and shapes of the other codec's; its weights are of no use here. Encoder and
+    decoder pad on the left only, the decoder norms each frame by itself, and a frame attends to itself and to frames
+    before it. Of a clip of samples 0, 1, 2, ...
+
+    - code t depends on samples up to (t + 1) * hop_length - 1, the last one of its own frame;
+    - decoded sample n depends on codes up to (n + 1.5 * hop_length) / hop_length, rounded down, because the frames of
+      the inverse STFT are four hops wide: k codes settle all but the last 1.5 hops of what they decode to.
+
+    The last frame of a clip that ends within it is encoded as if zeros followed at every layer.
+
+    Args:
+        use_causal_conv: Only `True`.
+        pad_mode: Only `"constant"`: a reflection at the start would look ahead.
+        attention_window: Frames that a frame sees in the decoder's attention, itself and those just before it. `None`
+            means all before it, for which a stream needs memory that grows as it lasts.
+
+    The other arguments are those of `WavTokenizerConfig`.
+
+    Deviates: The original is not causal, and no weights of this form were released.
+    """
+
+    model_type = "wavtokenizer_causal"
+    is_causal = True
+
+    use_causal_conv: bool = True
+    pad_mode: str = "constant"
+    attention_window: int | None = 256
+
+    def validate_architecture(self):
+        """As in `WavTokenizerConfig`, and that nothing looks ahead."""
+        super().validate_architecture()
+        if not self.use_causal_conv or self.pad_mode != "constant":
+            raise ValueError(
+                "A causal codec must have `use_causal_conv=True` and `pad_mode='constant'`, got "
+                f"{self.use_causal_conv} and {self.pad_mode!r}. Leave both out, or take a WavTokenizerConfig."
+            )
+        if self.attention_window is not None and self.attention_window < 1:
+            raise ValueError(f"`attention_window` must be at least 1 frame or None, got {self.attention_window}.")
+        if self.decoder_hidden_size == self.decoder_attention_num_groups:
+            raise ValueError(
+                "`decoder_attention_num_groups` must be less than `decoder_hidden_size`, got "
+                f"{self.decoder_hidden_size} for both: the norm of one channel of one frame is 0."
+            )
 
 
 def stored_form(values: dict[str, Any], own_fields: dict[str, Any]) -> dict[str, Any]:
@@ -289,4 +351,4 @@ def fingerprint(model: torch.nn.Module) -> str:
     return before_fusing.get(digest.hexdigest(), digest.hexdigest())
 
 
-__all__ = ["WavTokenizerConfig"]
+__all__ = ["WavTokenizerCausalConfig", "WavTokenizerConfig"]

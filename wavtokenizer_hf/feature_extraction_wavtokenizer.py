@@ -3,13 +3,15 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """Feature extractor of WavTokenizer: from recordings of any kind to 24 kHz mono batches."""
 
+import contextlib
 import importlib
 import math
 import numbers
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -44,20 +46,41 @@ def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         ValueError: If it is a folder, a video, or anything else that is not readable audio.
         ImportError: If soundfile is missing or broken.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No such audio file: {path}")
-    if path.is_dir():
-        raise ValueError(f"Expected an audio file, got a folder: {path}")
+    with open_audio(path) as file:
+        samples = file.read(dtype="float32", always_2d=True)
+        return np.ascontiguousarray(samples.T), int(file.samplerate)  # (N, C) -> (C, N)
+
+
+@contextlib.contextmanager
+def open_audio(source: str | os.PathLike | BinaryIO) -> Iterator[Any]:
+    """Opens a sound file whose sections are to be read; `read_audio` reads a whole one.
+
+    Args:
+        source: A path, or a binary file that can seek.
+
+    Returns:
+        The `soundfile.SoundFile`, closed when the block ends. What it raises inside the block is raised as below.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, a video, or anything else that is not readable audio.
+        ImportError: If soundfile is missing or broken.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = Path(source)
+        if not source.exists():
+            raise FileNotFoundError(f"No such audio file: {source}")
+        if source.is_dir():
+            raise ValueError(f"Expected an audio file, got a folder: {source}")
     soundfile = import_for("reading audio files", "soundfile")
     try:
-        samples, sampling_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(source) as file:
+            yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(
-            f"Cannot read {path} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a "
+            f"Cannot read {source} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a "
             "video, or convert another format, first (for example with ffmpeg)."
         ) from error
-    return np.ascontiguousarray(samples.T), int(sampling_rate)  # (N, C) -> (C, N)
 
 
 def import_for(purpose: str, name: str) -> ModuleType:

@@ -30,7 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerConfig, fingerprint
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -39,6 +39,9 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 _BACKBONE_INIT_STD = 0.02
 _DECODER_DROPOUT = 0.1
 _MAX_MAGNITUDE = 100.0
+
+# Vectors are compared with all entries of the codebook so many at once that the matrix has about this many numbers.
+_MAX_SIMILARITIES = 2**24
 
 
 @dataclass
@@ -389,9 +392,16 @@ class WavTokenizerCodebook(_Float32Buffers):
         """Nearest entry by Euclidean distance: (B, D, L) -> int64 (B, L)."""
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
         with _without_autocast(vectors):
-            # The vector's own norm moves all its distances alike and is left out.
-            similarity = 2 * vectors @ self.embed.T - self.embed.square().sum(dim=-1)
-            return similarity.argmax(dim=-1)
+            squares = self.embed.square().sum(dim=-1)
+            if torch.compiler.is_compiling():
+                return self._nearest(vectors, squares)
+            num_frames = max(1, _MAX_SIMILARITIES // (vectors.shape[0] * squares.shape[0]))
+            pieces = [self._nearest(piece, squares) for piece in vectors.split(num_frames, dim=1)]
+            return torch.cat(pieces, dim=1)
+
+    def _nearest(self, vectors: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        # The vector's own norm moves all its distances alike and is left out.
+        return (2 * vectors @ self.embed.T).sub_(squares).argmax(dim=-1)
 
 
 class WavTokenizerQuantizer(nn.Module):
@@ -419,10 +429,37 @@ def _zero_past_end(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None)
     return hidden_states if frame_mask is None else hidden_states.masked_fill(~frame_mask, 0)
 
 
+class WavTokenizerFrameConv1d(nn.Conv1d):
+    """Convolution over frames, padded with zeros at both ends alike, or in a causal codec at the start only."""
+
+    def __init__(
+        self, config: WavTokenizerConfig, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1
+    ):
+        padding = 0 if config.is_causal else kernel_size // 2
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
+        self.left_padding = kernel_size - 1 if config.is_causal else 0
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps (B, D, L) to (B, D', L)."""
+        if self.left_padding:
+            hidden_states = F.pad(hidden_states, (self.left_padding, 0))
+        return super().forward(hidden_states)
+
+
 class WavTokenizerGroupNorm(nn.GroupNorm):
-    """Group norm over channels and time, with statistics of each clip's valid frames only."""
+    """Group norm over channels and time, with statistics of each clip's valid frames only.
+
+    In a causal codec, each frame has statistics of its own.
+    """
+
+    def __init__(self, config: WavTokenizerConfig):
+        super().__init__(config.decoder_attention_num_groups, config.decoder_hidden_size, eps=config.norm_eps)
+        self.is_causal = config.is_causal
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if self.is_causal:
+            frames = hidden_states.transpose(1, 2)  # (B, C, L) -> (B, L, C)
+            return super().forward(frames.flatten(0, 1)).reshape(frames.shape).transpose(1, 2)
         if frame_mask is None:
             return super().forward(hidden_states)
         batch_size, num_channels, num_frames = hidden_states.shape
@@ -446,12 +483,12 @@ class WavTokenizerResnetBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
-        width, groups = config.decoder_hidden_size, config.decoder_attention_num_groups
-        self.norm1 = WavTokenizerGroupNorm(groups, width, eps=config.norm_eps)
-        self.conv1 = nn.Conv1d(width, width, kernel_size=3, padding=1)
-        self.norm2 = WavTokenizerGroupNorm(groups, width, eps=config.norm_eps)
+        width = config.decoder_hidden_size
+        self.norm1 = WavTokenizerGroupNorm(config)
+        self.conv1 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
+        self.norm2 = WavTokenizerGroupNorm(config)
         self.dropout = nn.Dropout(_DECODER_DROPOUT)
-        self.conv2 = nn.Conv1d(width, width, kernel_size=3, padding=1)
+        self.conv2 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         residual = hidden_states
@@ -462,7 +499,7 @@ class WavTokenizerResnetBlock(GradientCheckpointingLayer):
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -473,14 +510,52 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention with its whole (L, L) matrix; `attention_mask` is boolean, true where a key may be seen."""
     scores = query @ key.transpose(2, 3) * scaling
+    if module.is_causal:
+        frames = torch.arange(scores.shape[-1], device=scores.device)
+        scores = scores.masked_fill(~_may_see(frames, frames, module.window), torch.finfo(scores.dtype).min)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def _may_see(frames: torch.Tensor, others: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Which frames see which others in causal attention: frame numbers (..., L) and (..., M) -> (..., L, M)."""
+    distance = frames[..., :, None] - others[..., None, :]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cuts attention over a window into blocks of frames as long as the window, so that its cost is linear.
+
+    The blocks take the place of heads. A block sees its own keys and those of the block before.
+
+    Shape:
+        query, key, value (B, 1, L, D) -> query (B, N, W, D), key and value (B, N, 2W, D), mask (1, N, W, 2W)
+    """
+    num_frames = query.shape[2]
+    if torch.compiler.is_compiling():
+        num_blocks = torch.sym_max(-(-num_frames // window), 2)  # torch.export takes a size of 1 for a constant
+    else:
+        window = min(window, num_frames)
+        num_blocks = -(-num_frames // window)
+    tail = num_blocks * window - num_frames
+    query, key, value = (
+        F.pad(tensor[:, 0], (0, 0, 0, tail)).unflatten(1, (num_blocks, window)) for tensor in (query, key, value)
+    )
+    key, value = (torch.cat([F.pad(tensor, (0, 0, 0, 0, 1, -1)), tensor], dim=2) for tensor in (key, value))
+    frames = torch.arange(num_blocks, device=query.device)[:, None] * window  # the first of each block
+    others = frames + torch.arange(-window, window, device=query.device)  # (N, 2W)
+    mask = _may_see(others[:, window:], others, window) & (others >= 0)[:, None]
+    return query, key, value, mask[None]
+
+
 class WavTokenizerAttention(nn.Module):
     """One attention head over all of time, with a skip around norm and attention.
+
+    In a causal codec, a frame sees itself and what the window holds of the frames before it.
 
     Source: `decoder/models.py: AttnBlock` of the original.
     """
@@ -489,13 +564,14 @@ class WavTokenizerAttention(nn.Module):
         super().__init__()
         width = config.decoder_hidden_size
         self.config = config
-        self.norm = WavTokenizerGroupNorm(config.decoder_attention_num_groups, width, eps=config.norm_eps)
+        self.norm = WavTokenizerGroupNorm(config)
         self.q = nn.Conv1d(width, width, kernel_size=1)
         self.k = nn.Conv1d(width, width, kernel_size=1)
         self.v = nn.Conv1d(width, width, kernel_size=1)
         self.proj_out = nn.Conv1d(width, width, kernel_size=1)
         self.scaling = width**-0.5
-        self.is_causal = False
+        self.is_causal = config.is_causal
+        self.window: int | None = getattr(config, "attention_window", None)
 
     def forward(
         self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None
@@ -510,11 +586,14 @@ class WavTokenizerAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        num_frames = query.shape[2]
         # One row of keys serves every query, so the mask never grows with the square of the length.
-        key_mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
-        attended, weights = attend(self, query, key, value, key_mask, scaling=self.scaling, dropout=0.0)
-        attended = attended[:, :, 0].transpose(1, 2)  # (B, L, 1, D) -> (B, D, L)
-        return hidden_states + self.proj_out(attended), weights
+        mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
+        if self.window is not None and attend is not eager_attention_forward:
+            query, key, value, mask = _in_blocks(query, key, value, self.window)
+        attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
+        attended = attended.transpose(1, 2).flatten(1, 2)[:, :num_frames]  # (B, W, N, D) -> (B, L, D)
+        return hidden_states + self.proj_out(attended.transpose(1, 2)), weights
 
 
 class WavTokenizerAdaLayerNorm(nn.Module):
@@ -546,7 +625,7 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.decoder_hidden_size
         inner = config.decoder_intermediate_size
-        depthwise = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        depthwise = WavTokenizerFrameConv1d(config, width, width, kernel_size=7, groups=width)
         self.dwconv = _initialised(depthwise, std=_BACKBONE_INIT_STD)
         self.norm = WavTokenizerAdaLayerNorm(config)
         self.pwconv1 = _initialised(nn.Linear(width, inner), std=_BACKBONE_INIT_STD)
@@ -573,7 +652,7 @@ class WavTokenizerBackbone(nn.Module):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        embed = nn.Conv1d(config.hidden_size, width, kernel_size=7, padding=3)
+        embed = WavTokenizerFrameConv1d(config, config.hidden_size, width, kernel_size=7)
         self.embed = _initialised(embed, std=_BACKBONE_INIT_STD)
         self.pos_net = nn.ModuleList(
             [
@@ -582,12 +661,13 @@ class WavTokenizerBackbone(nn.Module):
                 WavTokenizerAttention(config),
                 WavTokenizerResnetBlock(config),
                 WavTokenizerResnetBlock(config),
-                WavTokenizerGroupNorm(config.decoder_attention_num_groups, width, eps=config.norm_eps),
+                WavTokenizerGroupNorm(config),
             ]
         )
         self.norm = WavTokenizerAdaLayerNorm(config)
         self.convnext = nn.ModuleList([WavTokenizerConvNextBlock(config) for _ in range(config.decoder_num_layers)])
         self.final_layer_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.is_causal = config.is_causal
 
     def forward(
         self,
@@ -599,6 +679,8 @@ class WavTokenizerBackbone(nn.Module):
         """Maps (B, D, L) and ids (B, 1) to features (B, L, D'), hidden states and attention weights."""
         attention_weights = None
         hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask))
+        if self.is_causal:
+            frame_mask = None  # what lies past a clip's end reaches no frame before it
         for layer in self.pos_net:
             if isinstance(layer, WavTokenizerAttention):
                 hidden_states, attention_weights = layer(hidden_states, frame_mask)
@@ -1218,7 +1300,18 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         )
 
 
+class WavTokenizerCausalModel(WavTokenizerModel):
+    """`WavTokenizerModel` for the Auto classes, which want a model class of its own for every configuration class.
+
+    There is nothing else to it: `WavTokenizerModel` and both halves work with a `WavTokenizerCausalConfig`, too, and
+    load the folders of causal codecs.
+    """
+
+    config: WavTokenizerCausalConfig
+
+
 __all__ = [
+    "WavTokenizerCausalModel",
     "WavTokenizerDecoderModel",
     "WavTokenizerEncoderModel",
     "WavTokenizerModel",

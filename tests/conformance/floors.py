@@ -19,15 +19,19 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 NOT_REPLACED = {"torch", "torchaudio"}
+EXTRAS = ("eval",)
 
 
 def floors(pyproject: str) -> list[str]:
-    """The lower bounds among the `dependencies` of a pyproject.toml, as exact requirements."""
-    block = re.search(r"^dependencies = \[$(.*?)^\]$", pyproject, re.MULTILINE | re.DOTALL)
-    if block is None:
-        raise ValueError("pyproject.toml holds no `dependencies = [`.")
+    """The lower bounds among the `dependencies` of a pyproject.toml and those of its extras, as exact requirements."""
+    requirements = []
+    for name in ("dependencies", *EXTRAS):
+        block = re.search(rf"^{name} = \[$(.*?)^\]$", pyproject, re.MULTILINE | re.DOTALL)
+        if block is None:
+            raise ValueError(f"pyproject.toml holds no `{name} = [`.")
+        requirements += re.findall(r'^\s*"(.+?)",?$', block[1], re.MULTILINE)
     pins = []
-    for text in re.findall(r'^\s*"(.+?)",?$', block[1], re.MULTILINE):
+    for text in requirements:
         requirement = Requirement(text)
         lowest = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
         if len(lowest) != 1:

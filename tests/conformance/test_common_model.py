@@ -2,14 +2,21 @@
 
 import re
 import unittest
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
 import torch
 
 from tests.conformance.library import library_tests
-from tests.tiny import noise, tiny_config
-from wavtokenizer_hf import WavTokenizerDecoderModel, WavTokenizerEncoderModel, WavTokenizerModel
+from tests.tiny import noise, tiny_causal_config, tiny_config
+from wavtokenizer_hf import (
+    WavTokenizerCausalModel,
+    WavTokenizerConfig,
+    WavTokenizerDecoderModel,
+    WavTokenizerEncoderModel,
+    WavTokenizerModel,
+)
 
 common = library_tests("test_modeling_common")
 
@@ -30,7 +37,7 @@ _WITHOUT_OBJECT = {
     r"flash_attn|flash_attention": "flash attention needs heads of at most 256; the codec's one head is 768 wide",
     r"deepspeed|model_parallelism|tp_plan": "no DeepSpeed, no tensor parallelism",
     r"sdpa_inference.*output_attentions": "weights under SDPA are an error, in tests/unit/test_attention.py",
-    r"flex_attention|kernels_can_load|sliding_window": "the attention layer sees all frames, by SDPA or eagerly",
+    r"flex_attention|kernels_can_load|sliding_window": "attention is by SDPA or eager, with masks of our own",
     r"composite|config_and_subconfig": "the configuration is flat",
     r"expert|moe|router|grouped": "no mixture of experts",
     r"rope|position_vector|position_embeddings": "no position embeddings",
@@ -53,12 +60,13 @@ class _Inputs:
     batch_size = 3
     is_training = False  # training by the common tests means calling a model for its loss
 
-    def __init__(self, decodes_only: bool):
+    def __init__(self, make_config: Callable[[], WavTokenizerConfig], decodes_only: bool):
+        self.make_config = make_config
         self.decodes_only = decodes_only
         self.attn_implementation = None
 
     def prepare_config_and_inputs_for_common(self):
-        config = tiny_config()
+        config = self.make_config()
         config._attn_implementation = self.attn_implementation
         if self.decodes_only:
             codes = torch.randint(config.codebook_size, (3, 1, 7), generator=torch.Generator().manual_seed(0))
@@ -68,23 +76,25 @@ class _Inputs:
 
 class _CommonTests(common.ModelTesterMixin):
     test_resize_embeddings = False
+    make_config = staticmethod(tiny_config)
     decodes_only = False
 
     def setUp(self):
-        self.model_tester = _Inputs(self.decodes_only)
+        self.model_tester = _Inputs(self.make_config, self.decodes_only)
 
     # These two do nothing for a class whose name the library's own tables lack.
 
     def test_model_forward_default_config_values(self):
         (model_class,) = self.all_model_classes
-        with mock.patch.dict(common.MODEL_MAPPING_NAMES, {"wavtokenizer": model_class.__name__}):
+        with mock.patch.dict(common.MODEL_MAPPING_NAMES, {self.make_config().model_type: model_class.__name__}):
             super().test_model_forward_default_config_values()
 
     if hasattr(common.ModelTesterMixin, "test_base_model_prefix_loads_base_weights"):  # not yet in transformers 5.4
 
         def test_base_model_prefix_loads_base_weights(self):
-            with mock.patch.dict(common.MODEL_MAPPING_NAMES, {"wavtokenizer": "WavTokenizerEncoderModel"}):
-                if self.all_model_classes == (WavTokenizerModel,):
+            base = {self.make_config().model_type: "WavTokenizerEncoderModel"}
+            with mock.patch.dict(common.MODEL_MAPPING_NAMES, base):
+                if issubclass(*self.all_model_classes, WavTokenizerModel):
                     # The base model alone is refused, because the decoder would stay random.
                     with pytest.raises(ValueError, match=r"WavTokenizerEncoderModel\.from_pretrained"):
                         super().test_base_model_prefix_loads_base_weights()
@@ -112,6 +122,11 @@ class TestWholeCodec(_CommonTests, unittest.TestCase):
         """The common test wants the decoder reported as missing where there is the encoder alone; ours is an error."""
         with pytest.raises(ValueError, match=r"no weights of the decoder.*WavTokenizerEncoderModel\.from_pretrained"):
             super().test_correct_missing_keys()
+
+
+class TestCausalCodec(TestWholeCodec):
+    all_model_classes = (WavTokenizerCausalModel,)
+    make_config = staticmethod(tiny_causal_config)
 
 
 class TestEncoderAlone(_CommonTests, unittest.TestCase):

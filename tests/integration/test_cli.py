@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.tiny import tiny_model
+from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import (
     WavTokenizerDecoderModel,
     WavTokenizerEncoderModel,
@@ -316,6 +316,21 @@ def test_wrong_use_has_status_2_and_writes_nothing(run, folder, arguments, messa
     assert status == 2
     assert message in err
     assert names_in(Path()) == before
+
+
+def test_a_causal_codec_is_served_like_any_other(run, tmp_path):
+    folder = save(tmp_path / "causal", tiny_causal_model())
+    status, out, _ = run("info", folder, "--json")
+    facts = json.loads(out)
+    assert (status, facts["fingerprint"]) == (0, fingerprint(WavTokenizerModel.from_pretrained(folder)))
+    assert run("encode", CLIP, "-o", "a.npz", "-m", folder)[0] == 0
+    assert run("decode", "a.npz", "-o", "a.wav", "-m", folder)[0] == 0
+    model = WavTokenizerModel.from_pretrained(folder).eval()
+    codes, num_samples = encoded(model, CLIP)
+    np.testing.assert_array_equal(CodeFile.load("a.npz").audio_codes, codes)
+    with torch.inference_mode():
+        expected = model.decode(torch.from_numpy(codes)[None]).audio_values[0, 0, :num_samples]
+    np.testing.assert_allclose(soundfile.read("a.wav")[0], expected.clamp(-1, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize(

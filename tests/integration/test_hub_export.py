@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import wavtokenizer_hf
-from tests.tiny import noise, tiny_model
+from tests.tiny import noise, tiny_causal_model, tiny_model
 from wavtokenizer_hf import WavTokenizerEncoderModel, WavTokenizerFeatureExtractor
 from wavtokenizer_hf.cli import main
 from wavtokenizer_hf.hub.export import export_to_hub_folder
@@ -109,6 +109,23 @@ def test_an_export_loads_runs_and_saves_itself_without_the_package(tmp_path, mod
         assert json.loads((copy / "config.json").read_text())["auto_map"] == AUTO_MAP
         for name in (*CODE_FILES, "model.safetensors"):
             assert (copy / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_an_export_of_a_causal_codec_loads_runs_and_saves_itself_without_the_package(tmp_path, feature_extractor):
+    model, clip = tiny_causal_model(), noise(5000, seed=3).numpy()
+    np.save(tmp_path / "clip.npy", clip)
+    with torch.no_grad():
+        codes = model.encode(torch.from_numpy(clip)[None, None]).audio_codes
+        audio_values = model.decode(codes).audio_values
+    exported = export_to_hub_folder(model, feature_extractor, tmp_path / "exported")
+    found = load_elsewhere(exported, tmp_path / "clip.npy", tmp_path / "copy", tmp_path / "found.npz", ["AutoModel"])
+    np.testing.assert_array_equal(found["AutoModel/codes"], codes.numpy())
+    np.testing.assert_allclose(found["AutoModel/audio"], audio_values.numpy(), atol=1e-6)
+    for folder in (exported, tmp_path / "copy"):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model_type"] == "wavtokenizer_causal"
+    assert config["auto_map"]["AutoConfig"] == "configuration_wavtokenizer.WavTokenizerCausalConfig"
+    assert config["auto_map"]["AutoModel"] == "modeling_wavtokenizer.WavTokenizerCausalModel"
 
 
 def test_an_export_holds_weights_configs_code_and_card(tmp_path, model, feature_extractor):

@@ -76,7 +76,7 @@ class LargestTensor(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
             if isinstance(leaf, torch.Tensor):
-                self.largest = max(self.largest, leaf.numel())
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes() // leaf.element_size())
         return output
 
 

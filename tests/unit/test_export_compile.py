@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.export import Dim
 
-from tests.tiny import noise, tiny_model
+from tests.tiny import noise, tiny_causal_model, tiny_model
 
 HOP_LENGTH = 80
 
@@ -112,6 +112,37 @@ def test_the_exported_lstm_is_a_scan_of_any_length_and_depth():
     assert sum("scan" in target for target in targets) == 3
     input_values = noise(2, 1, 1234)
     assert torch.equal(program(input_values)[0], model.encode(input_values).audio_codes)
+
+
+@torch.no_grad()
+def test_one_exported_causal_encoder_serves_every_length_of_two_frames_and_more():
+    model = tiny_causal_model(upsampling_ratios=[5, 4])
+    program = export(Encode(model), (noise(1, 1, 700),), {"input_values": {2: Dim.AUTO}})
+    for num_samples in (21, 799, 800, 1234):
+        input_values = noise(1, 1, num_samples)
+        assert torch.equal(program(input_values)[0], model.encode(input_values).audio_codes)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@torch.no_grad()
+def test_one_exported_causal_decoder_serves_lengths_within_and_beyond_its_window(window):
+    model = tiny_causal_model(attention_window=window)
+    program = export(Decode(model), (random_codes(1, 9),), {"audio_codes": {2: Dim.AUTO}})
+    for num_frames in (2, 7, 8, 9, 40):
+        audio_codes = random_codes(1, num_frames)
+        expected = model.decode(audio_codes).audio_values
+        torch.testing.assert_close(program(audio_codes), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_causal_decode_compiles_as_one_graph():
+    model = tiny_causal_model()
+    decode = torch.compile(model.decode, fullgraph=True, backend="eager", dynamic=True)
+    for num_frames in (7, 40, 3):
+        audio_codes = random_codes(2, num_frames)
+        expected = model.decode(audio_codes).audio_values
+        torch.testing.assert_close(decode(audio_codes).audio_values, expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ from wavtokenizer_hf import (
 )
 
 PUBLIC_NAMES = [
+    "WavTokenizerCausalConfig",
+    "WavTokenizerCausalModel",
     "WavTokenizerConfig",
     "WavTokenizerDecoderModel",
     "WavTokenizerDecoderOutput",
@@ -28,6 +30,7 @@ PUBLIC_NAMES = [
     "WavTokenizerFeatureExtractor",
     "WavTokenizerModel",
     "WavTokenizerOutput",
+    "bundled_checkpoint",
     "fingerprint",
 ]
 

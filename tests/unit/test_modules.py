@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import noise, tiny_config, tiny_model
+from tests.tiny import noise, tiny_causal_config, tiny_config, tiny_model
 from wavtokenizer_hf.modeling_wavtokenizer import (
     WavTokenizerAdaLayerNorm,
     WavTokenizerAttention,
     WavTokenizerCodebook,
     WavTokenizerConv1d,
     WavTokenizerConvNextBlock,
+    WavTokenizerFrameConv1d,
     WavTokenizerGroupNorm,
     WavTokenizerISTFTHead,
     WavTokenizerLSTM,
@@ -139,7 +140,7 @@ def test_codebook_finds_the_nearest_entry_by_euclidean_distance():
 
 
 def test_group_norm_of_a_padded_clip_is_that_of_the_clip_alone():
-    norm = _randomised(WavTokenizerGroupNorm(4, 16, eps=1e-6))
+    norm = _randomised(WavTokenizerGroupNorm(tiny_config()))
     signal = noise(3, 16, 20).double()
     num_valid = [20, 7, 1]
     mask = torch.arange(20)[None, None] < torch.tensor(num_valid)[:, None, None]
@@ -151,6 +152,17 @@ def test_group_norm_of_a_padded_clip_is_that_of_the_clip_alone():
         expected = normed * _array(norm.weight)[:, None] + _array(norm.bias)[:, None]
         _close(ours[row, :, :length], expected)
         _close(norm(signal[row : row + 1, :, :length])[0], expected)
+
+
+def test_causal_group_norm_takes_the_statistics_of_each_frame():
+    norm = _randomised(WavTokenizerGroupNorm(tiny_causal_config()))
+    signal = noise(2, 16, 5).double()
+    expected = np.empty((2, 16, 5))
+    for row, frame in np.ndindex(2, 5):
+        groups = _array(signal)[row, :, frame].reshape(4, 4)
+        normed = (groups - groups.mean(axis=1, keepdims=True)) / np.sqrt(groups.var(axis=1, keepdims=True) + norm.eps)
+        expected[row, :, frame] = normed.ravel() * _array(norm.weight) + _array(norm.bias)
+    _close(norm(signal), expected)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -173,6 +185,47 @@ def test_attention_weighs_all_frames_and_adds_the_input_before_its_norm(implemen
     _close(ours[0], _array(signal)[0] + projected)
     if implementation == "eager":
         _close(ours_weights[0, 0], weights)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 8, 64])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_causal_attention_weighs_the_frame_and_its_window(implementation, window):
+    config = tiny_causal_config(attention_window=window)
+    config._attn_implementation = implementation
+    attention = _randomised(WavTokenizerAttention(config))
+    for length in (1, 8, 19):
+        signal = noise(2, 16, length).double()
+        ours, ours_weights = attention(signal)
+        for row in range(2):
+            normed = _array(attention.norm(signal))[row]
+            q, k, v = (
+                _array(layer.weight)[:, :, 0] @ normed + _array(layer.bias)[:, None]
+                for layer in (attention.q, attention.k, attention.v)
+            )
+            weights = np.zeros((length, length))
+            for frame in range(length):
+                first = 0 if window is None else max(0, frame - window + 1)
+                scores = np.exp(q[:, frame] @ k[:, first : frame + 1] / math.sqrt(16))
+                weights[frame, first : frame + 1] = scores / scores.sum()
+            projected = _array(attention.proj_out.weight)[:, :, 0] @ (v @ weights.T)
+            expected = _array(signal)[row] + projected + _array(attention.proj_out.bias)[:, None]
+            _close(ours[row], expected)
+            if implementation == "eager":
+                _close(ours_weights[row, 0], weights)
+
+
+@pytest.mark.parametrize(("kernel_size", "groups"), [(7, 1), (3, 1), (7, 4)])
+def test_causal_convolution_over_frames_sees_the_last_ones_only(kernel_size, groups):
+    conv = _randomised(WavTokenizerFrameConv1d(tiny_causal_config(), 4, 8, kernel_size, groups=groups))
+    weight = np.zeros((8, 4, kernel_size))
+    for row in range(8):  # a group's filters see the channels of the group
+        start = row // (8 // groups) * (4 // groups)
+        weight[row, start : start + 4 // groups] = _array(conv.weight)[row]
+    for length in (1, 2, 12):
+        signal = noise(1, 4, length).double()
+        padded = np.pad(_array(signal)[0], ((0, 0), (kernel_size - 1, 0)))
+        frames = [np.einsum("oik,ik->o", weight, padded[:, t : t + kernel_size]) for t in range(length)]
+        _close(conv(signal)[0], np.stack(frames, axis=1) + _array(conv.bias)[:, None])
 
 
 def _ada_layer_norm(frames: np.ndarray, norm: WavTokenizerAdaLayerNorm, bandwidth_id: int) -> np.ndarray:

@@ -9,9 +9,11 @@ import typer
 
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
+from wavtokenizer_hf.cli.evaluate import evaluate
 from wavtokenizer_hf.cli.export_hub import export_hub
 from wavtokenizer_hf.cli.info import info
 from wavtokenizer_hf.cli.reconstruct import reconstruct
+from wavtokenizer_hf.cli.train import train
 
 app = typer.Typer(
     name="wavtokenizer",
@@ -41,7 +43,7 @@ def _options(
     pass
 
 
-for _command in (encode, decode, reconstruct, info):
+for _command in (encode, decode, reconstruct, evaluate, train, info):
     app.command()(_command)
 app.command("export-hub")(export_hub)
 

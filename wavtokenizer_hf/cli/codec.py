@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from wavtokenizer_hf.checkpoints import DEFAULT, bundled_checkpoint
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,7 +45,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     """Loads what a command needs of a model.
 
     Args:
-        name: A folder or a Hub id.
+        name: A folder, a Hub id, or the checkpoint of the package.
         part: `"encoder"` leaves the decoder's weights unread. `"decoder"` reads the encoder too where there is one,
             since the fingerprint covers it. `"stored"` takes what there is.
         dtype: torch's name; `"stored"` keeps that of the checkpoint and takes no fingerprint.
@@ -52,7 +54,8 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
         BadParameter: If there is no such folder or device.
         ValueError: If the folder holds another kind of model, or lacks the part.
     """
-    place = _find_device(device)
+    place = find_device(device)
+    name = find_model(name)
     config = load_config(name, revision)
     stored = (config.architectures or [""])[0]
     if part in ("encoder", "whole") and stored == _DECODER_ONLY:
@@ -83,13 +86,18 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     return Codec(model.eval(), _load_feature_extractor(name, revision, config), mark, _short_name(name))
 
 
+def find_model(name: str) -> str:
+    """The folder of the package's checkpoint, where a model is named so and no folder here has that name."""
+    return bundled_checkpoint(name) if name == DEFAULT and not Path(name).exists() else name
+
+
 def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":
     """Reads the config of a folder or a Hub id; says in plain words what is wrong with a name that is neither."""
     _check_name(name)
 
     from transformers.utils import logging
 
-    from wavtokenizer_hf import WavTokenizerConfig
+    from wavtokenizer_hf import WavTokenizerCausalConfig, WavTokenizerConfig
 
     if Path(name).is_dir():
         # Reading a folder takes a moment; a download keeps its bars.
@@ -98,9 +106,10 @@ def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":
         values, _ = WavTokenizerConfig.get_config_dict(name, revision=revision)
     except OSError as error:
         raise OSError(f"{name} is neither a folder here nor to be had from the Hub: {error}") from error
-    if values.get("model_type") != WavTokenizerConfig.model_type:
+    known = WavTokenizerConfig.model_type, WavTokenizerCausalConfig.model_type
+    if values.get("model_type") not in known:
         raise ValueError(
-            f"{name} holds a model of type {values.get('model_type')!r}, expected {WavTokenizerConfig.model_type!r}"
+            f"{name} holds a model of type {values.get('model_type')!r}, expected {' or '.join(map(repr, known))}"
         )
     return WavTokenizerConfig.from_pretrained(name, revision=revision)
 
@@ -125,7 +134,7 @@ def _check_name(name: str) -> None:
         raise typer.BadParameter(f"no such folder, and not an id on the Hub: {name}")
 
 
-def _find_device(name: str) -> "torch.device":
+def find_device(name: str) -> "torch.device":
     import torch
 
     if name == "auto":

@@ -7,6 +7,7 @@ import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
@@ -29,7 +30,7 @@ def decode(
             show_default=False,
         ),
     ],
-    model: options.Model,
+    model: options.Model = DEFAULT,
     audio_format: options.AudioFormatChoice = None,
     bandwidth_id: options.BandwidthId = None,
     device: options.Device = "auto",
@@ -43,7 +44,7 @@ def decode(
     The audio is mono, at the codec's rate, and exactly as long as the recording was. Codes that another model made
     are decoded with a warning.
 
-    Example: wavtokenizer decode speech.npz -o speech.wav --model FOLDER
+    Example: wavtokenizer decode speech.npz -o speech.wav
     """
     with reporting(debug):
         jobs = plan_jobs(

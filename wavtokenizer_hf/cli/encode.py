@@ -7,6 +7,7 @@ import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs
@@ -36,7 +37,7 @@ def encode(
             show_default=False,
         ),
     ],
-    model: options.Model,
+    model: options.Model = DEFAULT,
     code_format: Annotated[
         CodeFormat | None,
         typer.Option("--format", help="Format of the files of codes.", show_default="as OUT is named, else npz"),
@@ -52,7 +53,7 @@ def encode(
     Channels are averaged and any rate is brought to the codec's. A file of codes also holds the rate, the number of
     samples and a fingerprint of the model.
 
-    Example: wavtokenizer encode speech.flac -o speech.npz --model FOLDER
+    Example: wavtokenizer encode speech.flac -o speech.npz
     """
     with reporting(debug):
         jobs = plan_jobs(

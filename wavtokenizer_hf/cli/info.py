@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 
@@ -17,9 +18,8 @@ def info(
         typer.Argument(
             metavar="MODEL|CODES",
             help="A model's folder or Hub id, or a file of codes (.npz, .json).",
-            show_default=False,
         ),
-    ],
+    ] = DEFAULT,
     revision: options.Revision = "main",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")] = False,
     debug: options.Debug = False,
@@ -58,9 +58,10 @@ def _describe_codes(path: str) -> dict[str, Any]:
 
 
 def _describe_model(name: str, revision: str) -> dict[str, Any]:
-    from wavtokenizer_hf.cli.codec import load_codec
+    from wavtokenizer_hf.cli.codec import find_model, load_codec
     from wavtokenizer_hf.hub.stored_weights import read_stored_weights
 
+    name = find_model(name)
     codec = load_codec(name, "stored", revision=revision)
     stored = read_stored_weights(name, revision)
     config = codec.config

@@ -5,11 +5,15 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from wavtokenizer_hf.audio.files import FoundFile, find_files
 from wavtokenizer_hf.cli.errors import report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +84,8 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None], *, verb: str, deb
     Raises:
         Exit: With status 1, at the end, if any job failed.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     num_failed = 0
-    with Progress(*columns, console=Console(stderr=True), disable=len(jobs) == 1) as progress:
+    with progress_bar(len(jobs)) as progress:
         for job in progress.track(jobs, description=verb):
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,15 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None], *, verb: str, deb
         typer.echo(f"{verb}: {len(jobs) - num_failed} of {len(jobs)} files done", err=True)
     if num_failed:
         raise typer.Exit(1)
+
+
+def progress_bar(num_files: int) -> "Progress":
+    """A bar on stderr, which is shown from two files up."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=num_files == 1)
 
 
 def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:

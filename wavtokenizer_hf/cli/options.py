@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from wavtokenizer_hf.checkpoints import DEFAULT
+
 
 class AudioFormat(str, enum.Enum):
     wav = "wav"
@@ -19,15 +21,17 @@ class DType(str, enum.Enum):
     float16 = "float16"
 
 
+MODEL_VARIABLE = "WAVTOKENIZER_MODEL"
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        envvar="WAVTOKENIZER_MODEL",
+        envvar=MODEL_VARIABLE,
         metavar="FOLDER|HUB_ID",
-        help="The codec: a folder that holds config.json and weights, or an id on the Hugging Face Hub.",
-        show_default=False,
+        help="The codec: a folder that holds config.json and weights, an id on the Hugging Face Hub, or the small "
+        f"{DEFAULT} of this package, which is for trying things out.",
     ),
 ]
 Revision = Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, WRITABLE_SUFFIXES, write_audio
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, refuse_existing, run_jobs, warn_about
@@ -26,7 +27,7 @@ def reconstruct(
             show_default=False,
         ),
     ],
-    model: options.Model,
+    model: options.Model = DEFAULT,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -48,7 +49,7 @@ def reconstruct(
 
     The result is mono, at the codec's rate, and as long as the recording.
 
-    Example: wavtokenizer reconstruct speech.flac speech.wav --model FOLDER --report page
+    Example: wavtokenizer reconstruct speech.flac speech.wav --report page
     """
     with reporting(debug):
         jobs = plan_jobs(

@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train a codec, or fine-tune one.
 
-    On several GPUs: accelerate launch -m wavtokenizer_hf.cli train RECIPE …
+    On several GPUs: accelerate launch -m wavtokenizer_hf train RECIPE …
 
     Example: wavtokenizer train small-75 data.train=recordings --out runs/mine
     """

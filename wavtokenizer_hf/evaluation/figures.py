@@ -5,6 +5,7 @@ drawing goes through figure objects: pyplot's global state is neither read nor c
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -133,6 +134,17 @@ def code_usage_png(audio_codes: np.ndarray, codebook_size: int) -> bytes:
     axes.set_xlabel("code", color=INK)
     axes.set_ylabel("times used", color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    return _png(figure)
+
+
+def curve_png(steps: Sequence[int], values: Sequence[float], *, label: str) -> bytes:
+    """How a figure of a run went, over its steps."""
+    figure, axes = _new_figure(height_in=1.7)
+    axes.plot(steps, values, color=WAVE, linewidth=1.0, marker="." if len(steps) < 40 else None)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel(label, color=INK)
     return _png(figure)
 
 

@@ -169,7 +169,7 @@ def write_report(
         Section("Overview", [_overview(original, sampling_rate, codes, config)]),
         Section(
             "Listen and look",
-            _clip_parts({"Original": original, "Reconstruction": reconstruction}, sampling_rate),
+            clip_parts({"Original": original, "Reconstruction": reconstruction}, sampling_rate),
             "Both clips on the same scales; 0 dB is the loudest point of the two.",
         ),
         Section("Distance", [_distance_table(distances)], "Measured between the two clips above."),
@@ -204,7 +204,8 @@ def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, confi
     )
 
 
-def _clip_parts(clips: dict[str, np.ndarray], sampling_rate: int) -> list[Players | Pictures]:
+def clip_parts(clips: dict[str, np.ndarray], sampling_rate: int) -> list[Players | Pictures]:
+    """Players, waveforms and spectrograms of clips (T,) that belong together, by name, all on the same scales."""
     duration_s = max(len(clip) for clip in clips.values()) / sampling_rate
     peak = max(float(np.abs(clip).max()) for clip in clips.values())
     spectrograms = {name: mel_spectrogram_db(clip, sampling_rate) for name, clip in clips.items()}

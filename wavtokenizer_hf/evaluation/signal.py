@@ -1,5 +1,6 @@
 """Distances between two waveforms that need no trained judge: log-mel L1, SI-SDR and SNR."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,17 +29,20 @@ class SignalDistances:
     skipped: dict[str, str]
 
 
-def _mel_filters(sampling_rate: int) -> torch.Tensor:
+@functools.lru_cache(maxsize=8)
+def _mel_filters(sampling_rate: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The filters (513, 100), made once for each place of use: training asks for them in every step."""
     functional = import_for("mel filters", "torchaudio.functional")
-    return functional.melscale_fbanks(
-        n_freqs=N_FFT // 2 + 1,
-        f_min=0.0,
-        f_max=sampling_rate / 2,
-        n_mels=NUM_MELS,
-        sample_rate=sampling_rate,
-        norm=None,
-        mel_scale="htk",
-    )
+    with torch.inference_mode(False):  # what is made in inference mode is of no use outside it
+        return functional.melscale_fbanks(
+            n_freqs=N_FFT // 2 + 1,
+            f_min=0.0,
+            f_max=sampling_rate / 2,
+            n_mels=NUM_MELS,
+            sample_rate=sampling_rate,
+            norm=None,
+            mel_scale="htk",
+        ).to(device=device, dtype=dtype)
 
 
 def mel_spectrogram(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
@@ -61,7 +65,7 @@ def mel_spectrogram(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         samples, N_FFT, HOP_LENGTH, window=window, center=True, pad_mode="reflect", return_complex=True
     )
     magnitude = spectrum.abs()
-    filters = _mel_filters(sampling_rate).to(magnitude)
+    filters = _mel_filters(sampling_rate, magnitude.device, magnitude.dtype)
     mel = filters.T @ magnitude  # (M, F) @ (B, F, L) -> (B, M, L)
     return mel.reshape(*audio.shape[:-1], *mel.shape[-2:])
 

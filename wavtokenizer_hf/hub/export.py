@@ -5,18 +5,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
 from wavtokenizer_hf.hub.model_card import for_self_contained_folder, render_model_card
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel, WavTokenizerPreTrainedModel
+from wavtokenizer_hf.modeling_wavtokenizer import (
+    WavTokenizerCausalModel,
+    WavTokenizerModel,
+    WavTokenizerPreTrainedModel,
+)
 
 _FEATURE_EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_wavtokenizer.WavTokenizerFeatureExtractor"}
-AUTO_MAP = {
-    "AutoConfig": "configuration_wavtokenizer.WavTokenizerConfig",
-    "AutoModel": "modeling_wavtokenizer.WavTokenizerModel",
-    "AutoModelForAudioTokenization": "modeling_wavtokenizer.WavTokenizerModel",
-    **_FEATURE_EXTRACTOR_MAP,
-}
+
+
+def _auto_map(config: WavTokenizerConfig) -> dict[str, str]:
+    model_class = WavTokenizerCausalModel if config.is_causal else WavTokenizerModel
+    return {
+        "AutoConfig": f"configuration_wavtokenizer.{type(config).__name__}",
+        "AutoModel": f"modeling_wavtokenizer.{model_class.__name__}",
+        "AutoModelForAudioTokenization": f"modeling_wavtokenizer.{model_class.__name__}",
+        **_FEATURE_EXTRACTOR_MAP,
+    }
 
 
 def export_to_hub_folder(
@@ -65,7 +74,7 @@ def export_to_hub_folder(
     with replacing_model(target) as folder:
         model.save_pretrained(folder)
         config = copy.deepcopy(model.config)
-        config.auto_map = AUTO_MAP
+        config.auto_map = _auto_map(config)
         config.save_pretrained(folder)
         extractor = copy.deepcopy(feature_extractor)
         extractor.auto_map = _FEATURE_EXTRACTOR_MAP  # type: ignore[attr-defined]

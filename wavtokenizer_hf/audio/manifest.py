@@ -1,0 +1,168 @@
+"""Lists of recordings: a folder, a pattern, or a manifest that says more about each of them."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from wavtokenizer_hf.audio.files import find_files
+
+MANIFEST_SUFFIXES = (".tsv", ".jsonl")
+# A folder with one of these in it is taken as the manifest says.
+MANIFEST_NAMES = ("manifest.tsv", "manifest.jsonl")
+
+_PATH_COLUMNS = ("file", "path")
+_KIND_COLUMNS = ("kind", "domain")
+_START_COLUMNS = ("start", "start_s")
+_END_COLUMNS = ("end", "end_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A recording, or a part of one.
+
+    Args:
+        path: The audio file, which need not exist.
+        name: What the list calls it; a part has its bounds before the suffix (`a/b@0.5-2.flac`).
+        start_s: Where the part begins, in seconds.
+        end_s: Where it ends; `None` is the recording's end.
+        kind: What is heard, such as speech, music or sound, in lower case; empty if unknown.
+        columns: All that the manifest says of it, as text.
+    """
+
+    path: Path
+    name: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    kind: str = ""
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
+    """Lists the recordings that a user names: a manifest, a folder, a pattern or a file.
+
+    A folder that holds a `manifest.tsv` or `manifest.jsonl` is taken as that says; any other is walked for audio.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the folder or pattern holds no audio file.
+        ValueError: If the manifest cannot be read, or lists nothing.
+    """
+    path = Path(source)
+    manifests = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
+    if manifests:
+        return read_manifest(manifests[0])
+    if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
+        return read_manifest(path)
+    found = find_files([source])
+    if len(found) == 1 and not found[0].path.exists():
+        raise FileNotFoundError(f"no such file: {os.fspath(source)}")
+    return [Entry(file.path, file.relative.as_posix()) for file in found]
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
+    """Reads a list of recordings: tab-separated columns under a header (`.tsv`), or one JSON object a line (`.jsonl`).
+
+    The column `file`, or else `path`, names the recording, relative to the manifest's folder. `start` and `end` (or
+    `start_s` and `end_s`), in seconds, cut a part out of it. `kind`, or else `domain`, says what is heard. Other
+    columns are kept as they are, and empty lines are passed over.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line cannot be read, with its number; or if nothing is listed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    readers = {".tsv": _read_tsv, ".jsonl": _read_jsonl}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"a manifest ends in {' or '.join(MANIFEST_SUFFIXES)}, got {path}")
+    entries = []
+    try:
+        for line, columns in reader(path.read_text(encoding="utf-8-sig")):
+            try:
+                entries.append(_entry(columns, path.parent))
+            except ValueError as error:
+                raise ValueError(f"line {line}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not entries:
+        raise ValueError(f"{path} lists no recording")
+    return entries
+
+
+def _read_tsv(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    header: list[str] = []
+    for line, row in enumerate(rows, start=1):
+        if not any(cell.strip() for cell in row):
+            continue
+        if not header:
+            header = [cell.strip() for cell in row]
+        elif len(row) > len(header):
+            raise ValueError(f"line {line}: {len(row)} cells under a header of {len(header)}")
+        else:
+            yield line, dict(zip(header, row, strict=False))
+
+
+def _read_jsonl(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for line, item in enumerate(text.splitlines(), start=1):
+        if not item.strip():
+            continue
+        try:
+            content = json.loads(item)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {line}: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"line {line}: expected an object, got {item.strip()[:80]}")
+        yield line, {name: _as_text(value) for name, value in content.items()}
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
+    file = _first(columns, _PATH_COLUMNS)
+    if not file:
+        raise ValueError(
+            f"no recording is named; expected a column {' or '.join(_PATH_COLUMNS)}, found {', '.join(columns)}"
+        )
+    start_s = _seconds(columns, _START_COLUMNS)
+    end_s = _seconds(columns, _END_COLUMNS)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise ValueError(f"{file} ends at {end_s:g} s, which is not after its start at {start_s or 0.0:g} s")
+    name = PurePath(file)
+    if start_s is not None or end_s is not None:
+        name = name.with_stem(f"{name.stem}@{start_s or 0.0:g}-{'' if end_s is None else f'{end_s:g}'}")
+    return Entry(
+        path=folder / file,
+        name=name.as_posix(),
+        start_s=start_s or 0.0,
+        end_s=end_s,
+        kind=_first(columns, _KIND_COLUMNS).casefold(),
+        columns=dict(columns),
+    )
+
+
+def _first(columns: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((columns[name].strip() for name in names if columns.get(name, "").strip()), "")
+
+
+def _seconds(columns: Mapping[str, str], names: tuple[str, ...]) -> float | None:
+    text = _first(columns, names)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{names[0]} must be a number of seconds, 0 or more, got {text!r}")
+    return seconds

@@ -1,0 +1,143 @@
+"""Runs metrics over pairs. Every clip gets, for every metric, either a score or the reason why it has none."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from wavtokenizer_hf.evaluation.metric import Metric, Score
+from wavtokenizer_hf.evaluation.pair import Pair
+from wavtokenizer_hf.evaluation.pairs import Pairs
+from wavtokenizer_hf.evaluation.summary import Summary, summarise
+
+# What a metric, a model or a file may raise that is no mistake of ours. It costs a clip, never the run.
+_EXPECTED = (ValueError, OSError, RuntimeError, ImportError)
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """One clip.
+
+    Args:
+        index: Of its pair.
+        duration_s: 0 if it could not be read.
+        scores: By the metric's name.
+        skipped: Why there is no score, by the metric's name.
+        failure: Why there is no pair; empty if there is one.
+    """
+
+    index: int
+    name: str
+    kind: str
+    duration_s: float = 0.0
+    sampling_rate: int | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What metrics say of pairs.
+
+    Args:
+        unmatched: Files without a counterpart, by the side that they are on.
+        seed: Of the intervals.
+        setting: What else a reader needs to know: model, data, machine, versions.
+    """
+
+    metrics: Sequence[Metric]
+    clips: Sequence[ClipResult]
+    unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    seed: int = 0
+    setting: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of the clips, those with most clips first. A kind that is not known does not count as one."""
+        found = [clip.kind for clip in self.clips if clip.kind]
+        return sorted(set(found), key=lambda kind: (-found.count(kind), kind))
+
+    def of_kind(self, kind: str | None) -> list[ClipResult]:
+        """The clips of a kind; `None` is all of them."""
+        return [clip for clip in self.clips if kind in (None, clip.kind)]
+
+    def summary(self, metric: Metric, kind: str | None = None) -> Summary:
+        """One metric over the clips of one kind; `None` is all of them."""
+        clips = self.of_kind(kind)
+        scores = [clip.scores[metric.name] for clip in clips if metric.name in clip.scores]
+        reasons = [clip.skipped[metric.name] for clip in clips if metric.name in clip.skipped]
+        return summarise(metric, scores, reasons, self.seed)
+
+    def value(self, metric: Metric, clip: ClipResult) -> float | None:
+        """One metric over one clip."""
+        return metric.pool([clip.scores[metric.name]]) if metric.name in clip.scores else None
+
+
+def evaluate(
+    pairs: Pairs,
+    metrics: Sequence[Metric],
+    *,
+    left_out: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    setting: Mapping[str, Any] | None = None,
+    on_clip: Callable[[ClipResult, Pair | None], None] = lambda clip, pair: None,
+) -> Evaluation:
+    """Scores every pair with every metric.
+
+    Args:
+        metrics: As `registry.choose_metrics` makes them.
+        left_out: Metrics that are to be named in the results and not computed, with the reason.
+        device: Where models of metrics compute.
+        seed: Of the intervals.
+        setting: Goes into the results as it is.
+        on_clip: Called after each clip, with its pair where there is one.
+    """
+    unavailable = dict(left_out or {})
+    for metric in metrics:
+        if metric.name not in unavailable:
+            try:
+                metric.prepare(torch.device(device))
+            except _EXPECTED as error:
+                unavailable[metric.name] = _one_line(error, f"{metric.model} cannot be had" if metric.model else "")
+    clips = []
+    for index, entry in enumerate(pairs.entries):
+        pair: Pair | None
+        try:
+            pair = pairs.load(index)
+        except _EXPECTED as error:
+            pair = None
+            skipped = {metric.name: unavailable.get(metric.name, "no pair could be made") for metric in metrics}
+            clip = ClipResult(index, entry.name, entry.kind, skipped=skipped, failure=_one_line(error))
+        else:
+            clip = _score(index, pair, metrics, unavailable)
+        clips.append(clip)
+        on_clip(clip, pair)
+    return Evaluation(metrics, clips, pairs.unmatched, seed, setting or {})
+
+
+def _score(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: Mapping[str, str]) -> ClipResult:
+    scores: dict[str, Score] = {}
+    skipped: dict[str, str] = {}
+    for metric in metrics:
+        if metric.name in unavailable:
+            skipped[metric.name] = unavailable[metric.name]
+        elif pair.kind and metric.kinds is not None and pair.kind not in metric.kinds:
+            skipped[metric.name] = f"meant for {' and '.join(metric.kinds)}, and the clip is {pair.kind}"
+        else:
+            try:
+                score = metric.score(pair)
+                if not math.isfinite(metric.pool([score])):
+                    raise ValueError("the value is not finite")
+                scores[metric.name] = score
+            except _EXPECTED as error:
+                skipped[metric.name] = _one_line(error)
+    return ClipResult(index, pair.name, pair.kind, pair.duration_s, pair.sampling_rate, scores, skipped)
+
+
+def _one_line(error: Exception, about: str = "") -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return f"{about}: {message}" if about else message

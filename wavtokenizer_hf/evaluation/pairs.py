@@ -1,0 +1,201 @@
+"""Where pairs come from: a codec that reconstructs recordings, or two folders."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Protocol
+
+import torch
+
+from wavtokenizer_hf.audio.files import find_files, read_audio
+from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.evaluation.pair import Coding, Pair
+from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
+
+TRANSCRIPT_COLUMNS = ("text", "transcript")
+
+
+class Pairs(Protocol):
+    """Pairs that are made one at a time."""
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The references, one for each pair."""
+
+    @property
+    def unmatched(self) -> Mapping[str, Sequence[str]]:
+        """Files without a counterpart, by the side that they are on."""
+
+    def load(self, index: int) -> Pair:
+        """Makes a pair; a second call makes the same again.
+
+        Raises:
+            OSError: If a file cannot be opened.
+            ValueError: If there is no clip in it.
+        """
+
+
+class SpreadPairs:
+    """Some of other pairs: a number of them, evenly spread over the list."""
+
+    def __init__(self, pairs: Pairs, num_pairs: int):
+        total = len(pairs.entries)
+        num_pairs = min(num_pairs, total)
+        self._pairs = pairs
+        self._indices = [index * total // num_pairs for index in range(num_pairs)]
+        self.entries = [pairs.entries[index] for index in self._indices]
+        self.unmatched = pairs.unmatched
+
+    def load(self, index: int) -> Pair:
+        return self._pairs.load(self._indices[index])
+
+
+class CodecPairs:
+    """Recordings, and what a codec makes of each, one at a time and timed.
+
+    The reference is the recording as the codec gets it: mono and at its rate.
+
+    Args:
+        bandwidth_id: Row of the decoder's adaptive norms; `None` is the model's own.
+    """
+
+    def __init__(
+        self,
+        model: WavTokenizerPreTrainedModel,
+        feature_extractor: WavTokenizerFeatureExtractor,
+        entries: Sequence[Entry],
+        bandwidth_id: int | None = None,
+    ):
+        self.model = model
+        self.feature_extractor = feature_extractor
+        self.entries = entries
+        self.bandwidth_id = bandwidth_id
+        self.unmatched: Mapping[str, Sequence[str]] = {}
+        self._is_warm = False
+
+    def load(self, index: int) -> Pair:
+        entry = self.entries[index]
+        reference = _read(entry, self.feature_extractor)
+        if not self._is_warm:
+            self._reconstruct(reference)  # the first call of a model pays for what later ones find ready
+            self._is_warm = True
+        estimate, coding = self._reconstruct(reference)
+        return Pair(
+            name=entry.name,
+            reference=reference,
+            estimate=estimate,
+            sampling_rate=self.feature_extractor.sampling_rate,
+            kind=entry.kind,
+            transcript=_transcript(entry),
+            coding=coding,
+        )
+
+    @torch.inference_mode()
+    def _reconstruct(self, clip: torch.Tensor) -> tuple[torch.Tensor, Coding]:
+        """(T,) -> (T,)"""
+        clip_values = clip[None, None].to(self.model.device)
+        start_s = self._now_s()
+        audio_codes = self.model.encode(clip_values)["audio_codes"]
+        encoded_s = self._now_s()
+        audio_values = self.model.decode(audio_codes, self.bandwidth_id)["audio_values"]
+        decoded_s = self._now_s()
+        coding = Coding(
+            audio_codes=audio_codes.flatten().cpu(),
+            codebook_size=self.model.config.codebook_size,
+            encode_s=encoded_s - start_s,
+            decode_s=decoded_s - encoded_s,
+        )
+        estimate = audio_values[0, 0, : len(clip)].cpu()
+        if not estimate.isfinite().all():
+            raise ValueError("the codec gave NaN or infinity")
+        return estimate, coding
+
+    def _now_s(self) -> float:
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+class FolderPairs:
+    """Recordings in one folder, and what became of them in another, matched by name without suffix.
+
+    Where two files of a side have one name, the folders that they lie in count as well. A pair is brought to the
+    estimate's rate, which is what the codec made of the reference, and cut to the shorter of the two.
+
+    Args:
+        references: Folder, pattern or manifest of the recordings; only a manifest says what kind they are.
+        estimates: Folder or pattern of what became of them.
+
+    Raises:
+        FileNotFoundError: If a folder holds no audio file.
+        ValueError: If no name is on both sides, or names are not unique.
+    """
+
+    def __init__(self, references: str | os.PathLike[str], estimates: str | os.PathLike[str]):
+        found = [Entry(file.path, file.relative.as_posix()) for file in find_files([estimates])]
+        sides = find_entries(references), found
+        are_unique = all(len({_stem(entry) for entry in side}) == len(side) for side in sides)
+        first, second = (_by_key(side, _stem if are_unique else _path_without_suffix) for side in sides)
+        common = [key for key in first if key in second]
+        if not common:
+            raise ValueError(
+                f"no file in {os.fspath(estimates)} is called like one in {os.fspath(references)}: the first here is "
+                f"{found[0].name}, and there {sides[0][0].name}"
+            )
+        self.entries = [first[key] for key in common]
+        self.unmatched: Mapping[str, Sequence[str]] = {
+            "references": [entry.name for key, entry in first.items() if key not in second],
+            "estimates": [entry.name for key, entry in second.items() if key not in first],
+        }
+        self._estimate_paths = [second[key].path for key in common]
+
+    def load(self, index: int) -> Pair:
+        entry = self.entries[index]
+        samples, sampling_rate = read_audio(self._estimate_paths[index])
+        extractor = WavTokenizerFeatureExtractor(sampling_rate=sampling_rate)
+        reference = _read(entry, extractor)
+        estimate = extractor(samples, return_tensors="pt")["input_values"][0, 0]
+        num_samples = min(len(reference), len(estimate))
+        return Pair(
+            name=entry.name,
+            reference=reference[:num_samples],
+            estimate=estimate[:num_samples],
+            sampling_rate=sampling_rate,
+            kind=entry.kind,
+            transcript=_transcript(entry),
+        )
+
+
+def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor) -> torch.Tensor:
+    """The entry's part of its recording, mono and at the extractor's rate, (T,)."""
+    recording = extractor(entry.path, resample=True, return_tensors="pt")["input_values"][0, 0]
+    start = round(entry.start_s * extractor.sampling_rate)
+    end = None if entry.end_s is None else round(entry.end_s * extractor.sampling_rate)
+    clip = recording[start:end]
+    if not len(clip):
+        duration_s = len(recording) / extractor.sampling_rate
+        raise ValueError(f"{entry.name} is empty: {entry.path.name} is {duration_s:.2f} s long")
+    return clip
+
+
+def _transcript(entry: Entry) -> str:
+    return next((entry.columns[name] for name in TRANSCRIPT_COLUMNS if entry.columns.get(name)), "")
+
+
+def _stem(entry: Entry) -> str:
+    return PurePath(entry.name).stem
+
+
+def _path_without_suffix(entry: Entry) -> str:
+    return PurePath(entry.name).with_suffix("").as_posix()
+
+
+def _by_key(entries: Sequence[Entry], key_of: Callable[[Entry], str]) -> dict[str, Entry]:
+    keyed: dict[str, Entry] = {}
+    for entry in entries:
+        other = keyed.setdefault(key_of(entry), entry)
+        if other is not entry:
+            raise ValueError(f"{other.name} and {entry.name} differ in their suffix alone: keep one of them")
+    return keyed

@@ -1,0 +1,25 @@
+"""SI-SDR: how much of the waveform itself is kept."""
+
+import math
+
+from wavtokenizer_hf.evaluation.metric import Metric
+from wavtokenizer_hf.evaluation.pair import Pair
+from wavtokenizer_hf.evaluation.signal import si_sdr_db
+
+
+class SISDR(Metric):
+    name = "si_sdr"
+    label = "SI-SDR"
+    unit = "dB"
+    meaning = (
+        "Share of the estimate that is a scaled copy of the reference, sample by sample. A codec that draws its own "
+        "phase scores low however well it sounds."
+    )
+    direction = "higher"
+    decimals = 2
+
+    def score(self, pair: Pair) -> float:
+        ratio_db = si_sdr_db(pair.reference, pair.estimate)
+        if math.isinf(ratio_db):
+            raise ValueError("SI-SDR is infinite: the estimate is a scaled reference, or has nothing of it")
+        return ratio_db
