@@ -79,10 +79,14 @@ def train(
         for noisy in ("accelerate", "transformers", "httpx"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
+        from transformers.utils.logging import disable_progress_bar
+
         from wavtokenizer_hf.training.trainer import Trainer
 
         trainer = Trainer(config, run, is_resuming=resume)
+        disable_progress_bar()  # there would be one for each checkpoint
         progress = trainer.train(None if stop_after is None else 60 * stop_after)
-        if not trainer.accelerator.is_main_process:
-            return
-        typer.echo(f"{run}: {progress.step} of {config.max_steps} steps")
+        if trainer.accelerator.is_main_process:
+            typer.echo(f"{run}: {progress.step} of {config.max_steps} steps")
+        if trainer.stopped_by is not None and progress.step < config.max_steps:
+            raise typer.Exit(128 + trainer.stopped_by)  # as a shell reports a command that a signal ended

@@ -53,6 +53,7 @@ class Evaluation:
     unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seed: int = 0
     setting: Mapping[str, Any] = field(default_factory=dict)
+    _summaries: dict[tuple[str, str | None], Summary] = field(default_factory=dict, repr=False)
 
     @property
     def kinds(self) -> list[str]:
@@ -65,11 +66,14 @@ class Evaluation:
         return [clip for clip in self.clips if kind in (None, clip.kind)]
 
     def summary(self, metric: Metric, kind: str | None = None) -> Summary:
-        """One metric over the clips of one kind; `None` is all of them."""
-        clips = self.of_kind(kind)
-        scores = [clip.scores[metric.name] for clip in clips if metric.name in clip.scores]
-        reasons = [clip.skipped[metric.name] for clip in clips if metric.name in clip.skipped]
-        return summarise(metric, scores, reasons, self.seed)
+        """One metric over the clips of one kind; `None` is all of them. Computed once."""
+        key = metric.name, kind
+        if key not in self._summaries:
+            clips = self.of_kind(kind)
+            scores = [clip.scores[metric.name] for clip in clips if metric.name in clip.scores]
+            reasons = [clip.skipped[metric.name] for clip in clips if metric.name in clip.skipped]
+            self._summaries[key] = summarise(metric, scores, reasons, self.seed)
+        return self._summaries[key]
 
     def value(self, metric: Metric, clip: ClipResult) -> float | None:
         """One metric over one clip."""

@@ -83,7 +83,8 @@ def _cell(metric: Metric, summary: Summary) -> str:
         return NOTHING
     text = f"{summary.value:.{metric.decimals}f}"
     if summary.low is not None and summary.high is not None:
-        text += f" [{summary.low:.{metric.decimals}f}, {summary.high:.{metric.decimals}f}]"
+        # the no-break space keeps an interval on one line of a narrow table
+        text += f" [{summary.low:.{metric.decimals}f},\u00a0{summary.high:.{metric.decimals}f}]"
     if summary.num_skipped:
         text += f" ({summary.num_scored} scored)"
     return text

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators, load_original_discriminators
 
 DISCRIMINATORS = "discriminators.safetensors"
@@ -24,6 +27,10 @@ BEST = "best"
 _CONFIG_KEY = "discriminator_config"
 _STEP = re.compile(r"step-(\d{8})")
 _PARTIAL = ".partial-"
+_RETIRED = ".retired-"
+_CONVERT = (
+    "A checkpoint of the original is converted first: python -m conversion convert {} FOLDER --keep-discriminators"
+)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -50,9 +57,16 @@ def partial_path(path: Path) -> Path:
 
 
 def discard_partial(run: Path) -> None:
-    """Removes what a killed process left half written."""
-    for path in [*run.glob(f"{_PARTIAL}*"), *(run / "checkpoints").glob(f"{_PARTIAL}*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes what a killed process left half written, and puts back what it was about to replace."""
+    for folder in (run, run / "checkpoints"):
+        for retired in folder.glob(f"{_RETIRED}*"):
+            place = retired.with_name(retired.name.removeprefix(_RETIRED))
+            if place.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                retired.rename(place)
+        for path in folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(run: Path, keep: int) -> None:
@@ -71,7 +85,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     yield staging
-    retired = path.with_name(f"{_PARTIAL}retired-{path.name}")
+    retired = path.with_name(_RETIRED + path.name)
     shutil.rmtree(retired, ignore_errors=True)
     if path.exists():
         path.rename(retired)
@@ -86,6 +100,35 @@ def save_codec(folder: Path, model: WavTokenizerModel) -> None:
     WavTokenizerFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length).save_pretrained(
         folder
     )
+
+
+def load_codec(source: str) -> WavTokenizerModel:
+    """Reads the codec that a run starts from, in float32.
+
+    Args:
+        source: A folder, or an id on the Hub.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or id, or no codec in it.
+        ValueError: If it is something else than a codec's folder.
+    """
+    path = Path(source)
+    if path.is_file():
+        raise ValueError(f"a codec is a folder or a Hub id, and {source} is a file. {_CONVERT.format(source)}")
+    if checkpoints(path):
+        raise ValueError(
+            f"{source} is a run; name its {BEST!r}, or one of its checkpoints, as {checkpoints(path)[-1]}"
+        )
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{source} is no codec's folder, nor to be had from the Hub ({error}). {_CONVERT.format('NAME')}"
+        ) from None
+    if not isinstance(config, WavTokenizerConfig):
+        raise ValueError(f"{source} holds a model of type {config.model_type!r}, expected a WavTokenizer")
+    model_class = WavTokenizerCausalModel if config.is_causal else WavTokenizerModel
+    return model_class.from_pretrained(source, dtype=torch.float32)
 
 
 def save_discriminators(folder: Path, discriminators: Discriminators) -> None:

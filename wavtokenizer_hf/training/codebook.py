@@ -164,7 +164,7 @@ class CodebookLearner:
         counts, sums, candidates = self._counts, self._sums, self._candidates
         self._counts = self._sums = self._candidates = None
         if not config.legacy:
-            counts, sums = reduce(counts), reduce(sums)
+            counts, sums = reduce(counts, "sum"), reduce(sums, "sum")
         codebook.cluster_size.mul_(config.decay).add_(counts, alpha=1 - config.decay)
         codebook.embed_avg.mul_(config.decay).add_(sums, alpha=1 - config.decay)
         total = codebook.cluster_size.sum()

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import dacite
 import yaml
+from transformers import PreTrainedConfig
 
+from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig
 from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig
 from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
@@ -145,14 +147,16 @@ class TrainingConfig:
         for name in ("checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must be 0 or more, got {self.seed}.")
         if self.legacy and self.accumulation_steps > 1:
             raise ValueError("`legacy` knows no accumulation: set `accumulation_steps` to 1.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must lie between 0 and 1, got {self.ema_decay}.")
         if self.init_from is not None and self.model:
             raise ValueError(
-                "`init_from` brings the configuration of its codec: leave `model` out, or train a new codec without "
-                "`init_from`."
+                "`init_from` brings the configuration of its codec: leave `model` out (`model={}` clears that of a "
+                "recipe), or train a new codec without `init_from`."
             )
 
     @property
@@ -200,21 +204,19 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
     Raises:
         ValueError: If a key is unknown or a value is of the wrong kind, with the key's name.
     """
+    _check_keys(values, TrainingConfig)
     try:
-        return dacite.from_dict(
-            TrainingConfig,
-            values,
-            dacite.Config(strict=True, cast=[tuple], type_hooks={float: float, list[str]: _as_list}),
+        config = dacite.from_dict(
+            TrainingConfig, values, dacite.Config(cast=[tuple], type_hooks={float: _as_float, list[str]: _as_list})
         )
-    except dacite.UnexpectedDataError as error:
-        known = {field.name for field in dataclasses.fields(TrainingConfig)}
-        wrong = sorted(error.keys)[0]
-        close = difflib.get_close_matches(wrong, known, n=1)
-        raise ValueError(
-            f"unknown key {wrong!r}" + (f"; did you mean {close[0]!r}?" if close else f": {error}")
-        ) from None
+    except dacite.WrongTypeError as error:
+        wanted = error.field_type
+        name = wanted.__name__ if type(wanted) is type else str(wanted).removeprefix("typing.")
+        raise ValueError(f"{error.field_path}: expected {name}, got {error.value!r}") from None
     except dacite.DaciteError as error:
         raise ValueError(str(error)) from None
+    _check_keys(config.model, WavTokenizerCausalConfig if config.is_causal else WavTokenizerConfig, "model.")
+    return config
 
 
 def _recipes():
@@ -254,9 +256,31 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     values[keys[-1]] = value
 
 
+def _check_keys(values: Mapping[str, Any], kind: type, path: str = "") -> None:
+    """Refuses keys that are no fields of a dataclass, or of the dataclasses in it."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    known = {field.name: field.type for field in dataclasses.fields(kind) if field.name not in inherited}
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {path + close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise ValueError(f"unknown key {f'{path}{key}'!r}; {hint}")
+        part = known[key]
+        if isinstance(part, type) and dataclasses.is_dataclass(part) and isinstance(value, Mapping):
+            _check_keys(value, part, f"{path}{key}.")
+
+
 def _as_list(value: Any) -> Any:
     """One name is a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def _as_float(value: Any) -> Any:
+    """Whole numbers too, and `1e-4`, which YAML takes for text; anything else is left to be refused by its key."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _plain(value: Any) -> Any:

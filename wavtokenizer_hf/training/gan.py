@@ -114,7 +114,7 @@ class GanStep:
                 loss = total(losses, self.weights)
                 self.accelerator.backward(loss * share)
             _add(logged, {**losses, "generator/total": loss}, share)
-        self._step(self.generator, self.generator_optimizer, "generator", logged)
+        self._step(self.generator_optimizer, "generator", logged)
         if self.learner is not None and uses_quantizer and not self.legacy:
             logged["codebook/revived"] = torch.tensor(float(self.learner.update(step)))
         return logged
@@ -139,15 +139,16 @@ class GanStep:
             self.accelerator.backward(loss * share)
         _add(logged, {**losses, "discriminator/total": loss}, share)
         if is_last:
-            self._step(self.discriminators, self.discriminator_optimizer, "discriminator", logged)
+            self._step(self.discriminator_optimizer, "discriminator", logged)
 
     def _synchronising(self, module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
         """Gradients travel between processes with the last batch only."""
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(module)
 
-    def _step(self, module: nn.Module, optimizer: Any, name: str, logged: Losses) -> None:
+    def _step(self, optimizer: Any, name: str, logged: Losses) -> None:
         if self.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(module.parameters(), self.max_grad_norm)
+            moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            norm = self.accelerator.clip_grad_norm_(moved, self.max_grad_norm)
             if norm is not None:
                 logged[f"{name}/grad_norm"] = norm.detach()
         optimizer.step()

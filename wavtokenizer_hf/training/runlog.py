@@ -1,9 +1,11 @@
 """What a run says while it runs: a bar, a log of its own, and the tracker."""
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +34,62 @@ _SHOWN = {
 }
 
 
+class RunningMeans:
+    """Means of the losses over the steps since the log's last entry.
+
+    They are part of every checkpoint, so that the first entry of a run that goes on covers all of its steps, too.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._num_steps: dict[str, int] = {}
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        for name, value in losses.items():
+            before = self._sums.get(name)
+            self._sums[name] = value.detach() if before is None else before.to(value.device) + value.detach()
+            self._num_steps[name] = self._num_steps.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means; counting starts anew."""
+        means = {name: value.item() / self._num_steps[name] for name, value in self._sums.items()}
+        self._sums, self._num_steps = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "num_steps": dict(self._num_steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._num_steps = state["sums"], state["num_steps"]
+
+
 class RunLog:
-    """Collects the losses of the steps and writes their means.
+    """Writes the means of the steps' losses, and what validations find.
 
     Entries of `log.jsonl` and of TensorBoard past the step where a run goes on are dropped.
 
     Args:
         run: The run's folder.
+        means: Of the steps since the last entry.
         start_step: Steps taken before.
         sampling_rate: Of the audio in Hz.
     """
 
     def __init__(
-        self, accelerator: Accelerator, run: Path, config: TrainingConfig, *, start_step: int, sampling_rate: int
+        self,
+        accelerator: Accelerator,
+        run: Path,
+        config: TrainingConfig,
+        means: RunningMeans,
+        *,
+        start_step: int,
+        sampling_rate: int,
     ):
         self.accelerator = accelerator
         self.path = run / LOG_FILE
         self.config = config
         self.sampling_rate = sampling_rate
-        self._sums: dict[str, torch.Tensor] = {}
-        self._num_steps: dict[str, int] = {}
+        self._means = means
         self._seconds = 0.0
         self._since = time.monotonic()
         self._shown: dict[str, float] = {}
@@ -85,6 +123,13 @@ class RunLog:
         self._bar.stop()
         self.accelerator.end_training()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block takes does not count for the throughput."""
+        before = time.monotonic()
+        yield
+        self._since += time.monotonic() - before
+
     def step(self, step: int, losses: dict[str, torch.Tensor], seconds: float, state: dict[str, float]) -> None:
         """Counts a step in; every `log_every` steps the means go out.
 
@@ -92,17 +137,14 @@ class RunLog:
             seconds: Of audio in the step.
             state: What is logged as it stands now, such as learning rates.
         """
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
-            self._num_steps[name] = self._num_steps.get(name, 0) + 1
+        self._means.add(losses)
         self._seconds += seconds
         self._bar.update(self._task, completed=step)
         if step % self.config.log_every and step != self.config.max_steps:
             return
         elapsed = time.monotonic() - self._since
-        means = {name: value.item() / self._num_steps[name] for name, value in self._sums.items()}
-        self.write(step, means | state, {"audio_s_per_s": self._seconds / elapsed})
-        self._sums, self._num_steps, self._seconds, self._since = {}, {}, 0.0, time.monotonic()
+        self.write(step, self._means.take() | state, {"audio_s_per_s": self._seconds / elapsed})
+        self._seconds, self._since = 0.0, time.monotonic()
 
     def write(self, step: int, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
         """Writes one entry to the run's log and the tracker.
@@ -121,13 +163,12 @@ class RunLog:
             self._shown["s/s"] = entry["audio_s_per_s"]
         figures = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())
         self._bar.update(self._task, figures=figures)
-        logger.info("step %d  %s", step, figures)
+        if self._bar.disable:
+            logger.info("step %d  %s", step, figures)
 
     def validation(self, step: int, result: Validation) -> None:
         """Writes the figures of a validation and, to TensorBoard, sound and spectrograms."""
-        before = time.monotonic()
         self.write(step, result.figures)
-        self._since += time.monotonic() - before
         if self.config.tracker != "tensorboard" or not self.accelerator.is_main_process:
             return
         writer: Any = self.accelerator.get_tracker("tensorboard").writer

@@ -6,20 +6,19 @@ import json
 import logging
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, reduce
-from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from transformers import AutoConfig
-from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
@@ -29,6 +28,7 @@ from wavtokenizer_hf.training.checkpoint import (
     checkpoint_path,
     checkpoints,
     discard_partial,
+    load_codec,
     load_discriminators,
     partial_path,
     replacing_folder,
@@ -37,14 +37,13 @@ from wavtokenizer_hf.training.checkpoint import (
     save_discriminators,
 )
 from wavtokenizer_hf.training.clips import Clip, clip_weights, find_clips
-from wavtokenizer_hf.training.codebook import CodebookLearner
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.dataset import CropDataset, collate, crop_length, failure_report
 from wavtokenizer_hf.training.discriminators import Discriminators
-from wavtokenizer_hf.training.gan import GanStep
 from wavtokenizer_hf.training.initialisation import initialise_from_data
+from wavtokenizer_hf.training.optimizers import make_gan_step
 from wavtokenizer_hf.training.report import write_training_report
-from wavtokenizer_hf.training.runlog import RunLog
+from wavtokenizer_hf.training.runlog import RunLog, RunningMeans
 from wavtokenizer_hf.training.sampler import EpochSampler
 from wavtokenizer_hf.training.steps import Generator
 from wavtokenizer_hf.training.validation import Example, Validation, validate
@@ -54,6 +53,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 # Clips that the encoder's start from data looks at.
 _INITIAL_CLIPS = 64
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 # Several processes agree this often on whether to stop.
 _AGREE_EVERY = 10
 
@@ -77,12 +77,10 @@ class Progress:
     failures: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def state_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return vars(self) | {"failures": dict(self.failures)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-        self.failures = collections.Counter(self.failures)
+        vars(self).update(state, failures=collections.Counter(state["failures"]))
 
 
 class Trainer:
@@ -96,10 +94,13 @@ class Trainer:
         run: The run's folder: `config.yaml`, `log.jsonl`, `checkpoints/step-…`, `best`, the tracker's files.
         is_resuming: Whether to go on from the newest checkpoint of `run`.
 
+    Attributes:
+        stopped_by: Number of the signal that ended `train` early, if one did.
+
     Raises:
         FileExistsError: If `run` holds something and is not to be resumed.
-        FileNotFoundError: If data is missing.
-        ValueError: If the configuration and the data do not go together.
+        FileNotFoundError: If data, the codec to start from or the checkpoint to go on from is missing.
+        ValueError: If the configuration, the codec and the data do not go together. Nothing is written then.
     """
 
     def __init__(self, config: TrainingConfig, run: Path, is_resuming: bool = False):
@@ -117,9 +118,9 @@ class Trainer:
         self.codec_config = model.config
         self.training_clips, self.validation_clips = self._find_clips()
         self._make_data()
-        if config.data_dependent_init and config.init_from is None:
+        if config.data_dependent_init and config.init_from is None and not is_resuming:
             initialise_from_data(model.encoder_model.encoder, self._first_clips())
-        self.generator: Any = Generator(model, config.trains_encoder)
+        generator = Generator(model, config.trains_encoder)
         if config.compile:
             model.encoder_model.encoder.compile()
             model.backbone.compile()
@@ -128,32 +129,45 @@ class Trainer:
             self.averaged = AveragedModel(
                 model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
             )
-        self._make_optimizers(discriminators)
-        self.progress = Progress()
-        self.accelerator.register_for_checkpointing(self.progress, *self.schedulers)
+        self.gan, self.schedulers = make_gan_step(config, self.accelerator, generator, discriminators)
+        self.generator: Any = self.gan.generator
+        self.discriminators: Any = self.gan.discriminators
+        self.learner = self.gan.learner
+        self.progress, means = Progress(), RunningMeans()
+        self.accelerator.register_for_checkpointing(self.progress, means, *self.schedulers)
         if self.averaged is not None:
             self.averaged.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.averaged)
+        self._prepare_folder()
         if is_resuming:
             newest = checkpoints(run)[-1]
             self.accelerator.load_state(newest / STATE)
-            logger.info("going on from %s", newest)
+            self._say(f"going on from {newest}")
         self.log = RunLog(
-            self.accelerator, run, config, start_step=self.progress.step, sampling_rate=self.codec_config.sampling_rate
+            self.accelerator,
+            run,
+            config,
+            means,
+            start_step=self.progress.step,
+            sampling_rate=self.codec_config.sampling_rate,
         )
-        self._is_asked_to_stop = False
+        self.stopped_by: int | None = None
         self._examples: Sequence[Example] = ()
 
     # ------------------------------------------------------------------------------------------------------- setup
 
     def _check_folder(self, is_resuming: bool) -> None:
-        is_main = self.accelerator.is_main_process
-        if is_resuming and not checkpoints(self.run):
+        has_checkpoint = bool(checkpoints(self.run))
+        if is_resuming and not has_checkpoint:
             raise FileNotFoundError(f"{self.run} holds no checkpoint to go on from; start without resuming")
-        if not is_resuming and is_main and self.run.is_dir() and any(self.run.iterdir()):
+        # A run that was killed before its first checkpoint may start over.
+        is_new = not has_checkpoint and (self.run / CONFIG_FILE).is_file()
+        if not (is_resuming or is_new) and self.run.is_dir() and any(self.run.iterdir()):
             raise FileExistsError(f"{self.run} is not empty; resume the run in it, or name another folder")
+
+    def _prepare_folder(self) -> None:
         self.accelerator.wait_for_everyone()
-        if is_main:
+        if self.accelerator.is_main_process:
             self.run.mkdir(parents=True, exist_ok=True)
             discard_partial(self.run)
             (self.run / CONFIG_FILE).write_text(yaml.safe_dump(self.config.to_dict(), sort_keys=False))
@@ -163,12 +177,17 @@ class Trainer:
         config = self.config
         discriminators = None
         if config.init_from is not None:
-            source = AutoConfig.from_pretrained(config.init_from)
-            model_class = WavTokenizerCausalModel if source.is_causal else WavTokenizerModel
-            model = model_class.from_pretrained(config.init_from, dtype=torch.float32)
+            model = load_codec(config.init_from)
+            if config.is_causal and not model.config.is_causal:
+                raise ValueError(f"`is_causal` is for new codecs, and {config.init_from} is not causal; leave it out")
             if Path(config.init_from).is_dir():
                 discriminators = load_discriminators(Path(config.init_from))
-                logger.info("discriminators: %s", "restored" if discriminators else "none there, starting new ones")
+                self._say(f"discriminators: {'restored' if discriminators else 'none there, starting new ones'}")
+        elif not (config.trains_encoder and config.trains_codebook):
+            raise ValueError(
+                "without `trains_encoder` or `trains_codebook`, a new codec would keep random ones; say what to start "
+                "from: init_from=FOLDER"
+            )
         elif config.is_causal:
             model = WavTokenizerCausalModel(WavTokenizerCausalConfig(**config.model))
         else:
@@ -176,7 +195,13 @@ class Trainer:
         model.train()
         if config.discriminator_start_step >= config.max_steps:
             return model, None
-        return model, discriminators or Discriminators(config.discriminators)
+        discriminators = discriminators or Discriminators(config.discriminators)
+        if discriminators.config.num_bandwidths < model.config.adanorm_num_embeddings:
+            raise ValueError(
+                f"the codec has {model.config.adanorm_num_embeddings} bandwidth ids, its discriminators tell apart "
+                f"{discriminators.config.num_bandwidths}; set `discriminators.num_bandwidths` alike"
+            )
+        return model, discriminators
 
     def _find_clips(self) -> tuple[list[Clip], list[Clip]]:
         data = self.config.data
@@ -231,48 +256,9 @@ class Trainer:
             max_clip_s=max(data.max_clip_s, data.validation_s + 1),
         )
 
-    def _make_optimizers(self, discriminators: Discriminators | None) -> None:
-        config = self.config.optimizer
-        settings: Any = {"betas": config.betas, "weight_decay": config.weight_decay}
-        trained = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, lr=config.learning_rate, **settings)
-        self.schedulers = [self._schedule(optimizer)]
-        self.generator, self.generator_optimizer = self.accelerator.prepare(self.generator, optimizer)
-        self.discriminators: Any = None
-        self.discriminator_optimizer: Any = None
-        if discriminators is not None:
-            taught = [
-                parameter
-                for name, parameter in discriminators.named_parameters()
-                if not (self.config.legacy and name.startswith("multi_band."))
-            ]
-            rate = config.discriminator_learning_rate or config.learning_rate
-            optimizer = AdamW(taught, lr=rate, **settings)
-            self.schedulers.append(self._schedule(optimizer, self.config.discriminator_start_step))
-            self.discriminators, self.discriminator_optimizer = self.accelerator.prepare(discriminators, optimizer)
-        self.learner = None
-        if self.config.trains_codebook:
-            self.learner = CodebookLearner(self.model.encoder_model.quantizer.codebook, self.config.codebook)
-        self.gan = GanStep(
-            self.accelerator,
-            self.generator,
-            self.discriminators,
-            self.generator_optimizer,
-            self.discriminator_optimizer,
-            self.learner,
-            weights=self.config.weights,
-            sampling_rate=self.codec_config.sampling_rate,
-            max_grad_norm=config.max_grad_norm,
-            legacy=self.config.legacy,
-        )
-
-    def _schedule(self, optimizer: AdamW, start_step: int = 0) -> Any:
-        """Cosine from the highest rate to the final share of it, after a warm-up."""
-        steps = max(self.config.max_steps - start_step, 1)
-        settings = self.config.optimizer
-        return get_cosine_with_min_lr_schedule_with_warmup(
-            optimizer, settings.warmup_steps, steps, min_lr_rate=settings.final_share
-        )
+    def _say(self, message: str) -> None:
+        if self.accelerator.is_main_process:
+            logger.info(message)
 
     @property
     def model(self) -> WavTokenizerModel:
@@ -299,7 +285,7 @@ class Trainer:
             stop_after_s: Stop after so many seconds; `None` runs to the end. SIGTERM and SIGINT stop it, too.
         """
         config, progress = self.config, self.progress
-        started = time.monotonic()
+        started, first_step = time.monotonic(), progress.step
         restore = self._stop_on_signals()
         is_saved = False
         try:
@@ -320,18 +306,22 @@ class Trainer:
                         uses_discriminators=self._uses_discriminators,
                     )
                     self._move_schedules()
+                    if self.averaged is not None:
+                        self.averaged.update_parameters(self.model)
                     progress.step += 1
                     self.log.step(progress.step, losses, self._step_seconds, self._logged_state())
-                    if progress.step % config.validate_every == 0 or progress.step == config.max_steps:
-                        self._validate()
-                    is_saved = progress.step % config.checkpoint_every == 0 or progress.step == config.max_steps
-                    if is_saved:
-                        self.save()
-                if not is_saved and progress.step:
+                    is_last = progress.step == config.max_steps
+                    is_saved = is_last or progress.step % config.checkpoint_every == 0
+                    with self.log.paused():
+                        if is_last or progress.step % config.validate_every == 0:
+                            self._validate()
+                        if is_saved:
+                            self.save()
+                if not is_saved and progress.step > first_step:
                     self.save()
         finally:
             restore()
-        if self.accelerator.is_main_process and progress.step:
+        if self.accelerator.is_main_process and progress.step > first_step:
             failures = failure_report(progress.failures)
             if progress.failures:
                 logger.warning(failures)
@@ -342,7 +332,7 @@ class Trainer:
                 sampling_rate=self.codec_config.sampling_rate,
                 failures=failures,
             )
-            logger.info("report: %s", page)
+            self._say(f"report: {page}")
         return progress
 
     @property
@@ -375,6 +365,7 @@ class Trainer:
             num_workers=self.config.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # its own: an iterator draws from it when it starts
+            worker_init_fn=_leave_signals_to_trainer,
         )
 
     def _on_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -384,7 +375,8 @@ class Trainer:
         return batch
 
     def _seed_step(self) -> None:
-        torch.manual_seed(hash((self.config.seed, self.progress.step, self.accelerator.process_index)) % 2**63)
+        place = np.random.SeedSequence((self.config.seed, self.progress.step, self.accelerator.process_index))
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def _bandwidth_ids(self) -> tuple[int, int]:
         """One id for each pass, the same in all processes."""
@@ -399,18 +391,23 @@ class Trainer:
 
     def _should_stop(self, started: float, stop_after_s: float | None) -> bool:
         is_over = stop_after_s is not None and time.monotonic() - started > stop_after_s
+        is_asked = self.stopped_by is not None
         if self.accelerator.num_processes == 1:
-            return is_over or self._is_asked_to_stop
+            return is_over or is_asked
         if self.progress.step % _AGREE_EVERY:
             return False
-        votes = torch.tensor(float(is_over or self._is_asked_to_stop), device=self.accelerator.device)
+        votes = torch.tensor(float(is_over or is_asked), device=self.accelerator.device)
         return bool(reduce(votes) > 0)
 
     def _stop_on_signals(self):
-        def ask(*_arguments: object) -> None:
-            self._is_asked_to_stop = True
+        """Takes note of signals that ask to stop; the returned function gives them back."""
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        def ask(number: int, _frame: object) -> None:
+            self.stopped_by = number
+
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None  # only the main thread may
+        before = {number: signal.signal(number, ask) for number in _STOPPING}
 
         def restore() -> None:
             for number, handler in before.items():
@@ -438,7 +435,8 @@ class Trainer:
         while sum(map(len, vectors)) < wanted:
             self.initial_sampler.set_epoch(epoch)
             for batch in self._loader(self.initial_sampler):
-                seen = self.generator(self._on_device(batch)["input_values"], 0, uses_quantizer=False)
+                with torch.compiler.set_stance("force_eager"):  # compiling anew for so few passes does not pay
+                    seen = self.generator(self._on_device(batch)["input_values"], 0, uses_quantizer=False)
                 vectors.append(seen.encoder_latents.float().transpose(1, 2).flatten(0, 1))  # (B, D, L) -> (B * L, D)
                 if sum(map(len, vectors)) >= wanted:
                     break
@@ -467,6 +465,7 @@ class Trainer:
         )
         self.log.validation(self.progress.step, result)
         self._examples = result.examples
+        self.progress.failures.update(result.failures)
         if result.mel < self.progress.best_mel:
             self.progress.best_mel = result.mel
             if accelerator.is_main_process:
@@ -481,6 +480,8 @@ class Trainer:
     def save(self) -> Path:
         """Writes a checkpoint whole or not at all, and drops the oldest."""
         target = checkpoint_path(self.run, self.progress.step)
+        if target.is_dir():
+            return target
         staging = partial_path(target)
         is_main = self.accelerator.is_main_process
         if is_main:
@@ -492,8 +493,14 @@ class Trainer:
             if self.discriminators is not None:
                 save_discriminators(staging, self.accelerator.unwrap_model(self.discriminators))
         self.accelerator.wait_for_everyone()
-        if is_main and not target.exists():
+        if is_main:
             staging.rename(target)
             rotate(self.run, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         return target
+
+
+def _leave_signals_to_trainer(_worker: int) -> None:
+    """Ctrl-C, and many a scheduler, signal a whole group; the last step still needs its batch."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)

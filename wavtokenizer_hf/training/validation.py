@@ -33,6 +33,7 @@ class Validation:
         perplexity: 2 to the entropy.
         num_clips: Clips validated on.
         examples: The first clips, with their reconstructions.
+        failures: A line for each clip of this process that could not be read, and that another one stood in for.
     """
 
     mel: float
@@ -41,6 +42,7 @@ class Validation:
     perplexity: float
     num_clips: int
     examples: Sequence[Example]
+    failures: Sequence[str] = ()
 
     @property
     def figures(self) -> dict[str, float]:
@@ -77,13 +79,16 @@ def validate(
     loss_sum = torch.zeros((), device=device, dtype=torch.float64)
     counts = torch.zeros(model.config.codebook_size, device=device)
     examples: list[Example] = []
+    failures: list[str] = []
     try:
         own = range(accelerator.process_index, len(dataset), accelerator.num_processes)
         for start in range(0, len(own), batch_size):
             indices = own[start : start + batch_size]
             batch = collate([dataset[index] for index in indices])
+            failures += batch["failures"]
             real = batch["input_values"].to(device)
-            output = model(real)
+            with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled anew for these shapes
+                output = model(real)
             for place, index in enumerate(indices):
                 cutoff = batch["cutoff_hz"][place : place + 1] if uses_cutoff else None
                 pair = real[place], output.audio_values[place]  # (1, T) each
@@ -93,6 +98,6 @@ def validate(
             counts += torch.bincount(output.audio_codes.flatten(), minlength=len(counts))
     finally:
         model.train(was_training)
-    use = codebook_use(reduce(counts))
-    mel = reduce(loss_sum).item() / len(dataset)
-    return Validation(mel, use.usage, use.entropy_bits, use.perplexity, len(dataset), examples)
+    use = codebook_use(reduce(counts, "sum"))
+    mel = reduce(loss_sum, "sum").item() / len(dataset)
+    return Validation(mel, use.usage, use.entropy_bits, use.perplexity, len(dataset), examples, failures)
