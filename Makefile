@@ -55,10 +55,11 @@ test-wheel: install
 	cd $(CACHE)/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/python site/bin/wavtokenizer --help
 
 demo: install
-	$(BIN)/python -m examples.demo --cache $(CACHE)/demo $(AUDIO)
+	$(BIN)/python -m examples.demo $(AUDIO)
 
 bench: install
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.table
 
 clean:

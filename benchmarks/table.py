@@ -12,7 +12,12 @@ from typing import Any
 
 from benchmarks.record import REPOSITORY, read_result, write_text
 
-DOCUMENTS = ("benchmarks/README.md", "docs/precision.md")
+DOCUMENTS = (
+    "README.md",
+    "benchmarks/README.md",
+    "docs/precision.md",
+    "wavtokenizer_hf/checkpoints/nano-75/README.md",
+)
 _PLACE = re.compile(
     r"(?P<begin><!-- begin table: (?P<name>\w+) -->\n).*?(?P<end><!-- end table: (?P=name) -->)", re.DOTALL
 )
@@ -66,9 +71,78 @@ def dtype_agreement_table(result: dict[str, Any]) -> str:
     )
 
 
+def evaluation_table(result: dict[str, Any]) -> str:
+    """A row for each metric of a `results.json` of `wavtokenizer evaluate`; a column for all clips and for each kind."""
+    counts = result["clip_counts"]
+    rows = []
+    for metric in result["metrics"].values():
+        scores = [metric["all"], *(metric["kinds"].get(kind) for kind in counts if kind != "all")]
+        if any(score and score["value"] is not None for score in scores):
+            unit = f" ({metric['unit']})" if metric["unit"] else ""
+            rows.append([f"{metric['label']}{unit}", metric["direction"], *map(_score, scores)])
+    header = [f"{kind}, {count['num_clips']} clips" for kind, count in counts.items()]
+    machine, model = result["machine"], result["model"]
+    return _table(
+        ["measure", "better", *header],
+        rows,
+        f"`{result['command']}`, {counts['all']['duration_s'] / 60:.1f} min of audio; in brackets the 95 % interval of the"
+        f" mean. Fingerprint {model['fingerprint'][:12]}, {model['dtype']}, {machine['device']}, "
+        f"{_threads(machine['num_threads'])}, torch {machine['versions']['torch']}.",
+    )
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    interval = "" if score["low"] is None else f" [{score['low']:.3g}, {score['high']:.3g}]"
+    return f"{score['value']:.4g}{interval}"
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """A row for each way of training; ratios to the plain loop."""
+    settings = result["settings"]
+    return _table(
+        ["training step", "audio s per s", "ratio", "peak memory", "ratio"],
+        [
+            [
+                entry["variant"],
+                f"{entry['audio_s_per_s']['median']:.3g}",
+                f"{entry['audio_s_per_s']['ratio_to_baseline']:.2f}",
+                f"{entry['peak_memory_gb']['median']:.2f} GB",
+                f"{entry['peak_memory_gb']['ratio_to_baseline']:.2f}",
+            ]
+            for entry in result["measurements"]
+        ],
+        f"Batch {settings['batch']} of {settings['seconds']:g} s, {settings['steps']} steps in each of"
+        f" {settings['rounds']} processes, {settings['device']}. " + _conditions(result),
+    )
+
+
+def revival_table(result: dict[str, Any]) -> str:
+    """A row for each way in which a codebook learns."""
+    return _table(
+        ["codebook", "entries in use", "perplexity", "validation mel loss", "revived"],
+        [
+            [
+                entry["variant"],
+                _percent(entry["usage"]),
+                f"{entry['perplexity']:.0f}",
+                f"{entry['mel']:.4f}",
+                f"{entry['num_revived']:.0f}",
+            ]
+            for entry in result["measurements"]
+        ],
+        f"{result['settings']['steps']} steps of {result['settings']['batch']} clips, the recipe `nano-75` without"
+        f" discriminators, {result['settings']['num_clips']} validation clips. " + _conditions(result),
+    )
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers_table,
     "dtype_agreement": dtype_agreement_table,
+    "nano_75": evaluation_table,
+    "training": training_table,
+    "revival": revival_table,
 }
 
 
@@ -111,12 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _conditions(result: dict[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
     allocator = ", ".join(f"{name}={value}" for name, value in result["allocator"].items()) or "as the system sets it"
-    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
     return (
-        f"{machine['processor']}, {threads} of {machine['logical_cores']}, load {machine['load_before']:g} before the"
+        f"{machine['processor']}, {_threads(result['threads'])} of {machine['logical_cores']}, load {machine['load_before']:g} before the"
         f" run; allocator {allocator}; torch {versions['torch']}, transformers {versions['transformers']};"
         f" commit {result['commit']}, {result['finished'][:10]}."
     )
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def _percent(share: float) -> str:

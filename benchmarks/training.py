@@ -67,10 +67,8 @@ def trainer_step(precision: str) -> Callable[[torch.device], Step]:
     def build(device: torch.device) -> Step:
         accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         generator, discriminators, learner, optimizers = _parts(device)
-        generator, discriminators, *optimizers = accelerator.prepare(generator, discriminators, *optimizers)
-        gan = GanStep(
-            accelerator, generator, discriminators, *optimizers, learner, weights=DEFAULT_WEIGHTS, sampling_rate=24000
-        )
+        prepared: tuple[Any, Any, Any, Any] = accelerator.prepare(generator, discriminators, *optimizers)
+        gan = GanStep(accelerator, *prepared, learner=learner, weights=DEFAULT_WEIGHTS, sampling_rate=24000)
         return lambda audio, number: gan([{"input_values": audio}], (0, 0), step=number)
 
     return build

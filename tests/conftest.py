@@ -18,6 +18,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 
 from tests.tiny import tiny_config as make_tiny_config  # noqa: E402
 from tests.tiny import tiny_model as make_tiny_model  # noqa: E402
@@ -49,6 +51,18 @@ def _same_seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    """A function from a precision to accelerate's `Accelerator` on the CPU, of which a process has one at a time."""
+
+    def build(mixed_precision: str = "no") -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(cpu=True, mixed_precision=mixed_precision)
+
+    yield build
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

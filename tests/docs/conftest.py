@@ -1,4 +1,4 @@
-"""What the documents speak of: a folder `wavtokenizer-75` with a codec in it, and a recording, `speech.flac`."""
+"""What the documents speak of: a codec in `wavtokenizer-75`, a recording, `speech.flac`, and some more in `clips`."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import REPOSITORY
+from tests.golden import AUDIO
 from tests.tiny import tiny_model
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
 
@@ -39,6 +40,7 @@ def docs_directory(docs_codec, tmp_path, monkeypatch) -> Path:
     """The working directory of a document, which is the current one while the test runs."""
     shutil.copytree(docs_codec, tmp_path / "wavtokenizer-75")
     shutil.copyfile(RECORDING, tmp_path / "speech.flac")
+    shutil.copytree(AUDIO, tmp_path / "clips")
     monkeypatch.chdir(tmp_path)
     # Commands of the package and `python -m conversion` work as in an environment that was set up as the README says.
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))

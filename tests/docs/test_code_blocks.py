@@ -7,6 +7,7 @@ out, and checked in another way. That tables of figures equal the result files i
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+import typer.main
 
+import wavtokenizer_hf.cli
 from conversion.checkpoints import resolve
 from conversion.errors import UsageError
 from tests.docs.commands import is_own_command, run_own_command
@@ -25,6 +28,7 @@ from tests.docs.conftest import RECORDING
 from tests.docs.markdown import REPOSITORY, Block, anchors, blocks, documents, links, read
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.hub.export import export_to_hub_folder
+from wavtokenizer_hf.training.config import load_config
 
 # Blocks in these languages are shown and not run; a block in a language that is neither here nor run is an error.
 SHOWN = ("", "text", "json", "yaml", "bibtex")
@@ -47,6 +51,18 @@ def check_released_checkpoint(command: str) -> None:
     assert resolve(command.split()[4]).release
 
 
+def check_training(command: str) -> None:
+    launcher, _, arguments = command.partition("wavtokenizer_hf train " if "accelerate" in command else " train ")
+    assert launcher.split()[0] in ("wavtokenizer", "accelerate")
+    train: Any = typer.main.get_command(wavtokenizer_hf.cli.app)
+    told = train.commands["train"].make_context("train", shlex.split(arguments)).params
+    assert load_config(told["recipe"], told["changes"] or []).data.train == ["clips"]
+
+
+def check_tensorboard(command: str) -> None:
+    assert command == "tensorboard --logdir runs"
+
+
 # What would change this machine, take minutes or need the network, and what is checked instead of running it.
 NOT_RUN: dict[str, Callable[[str], None]] = {
     "make ": check_make_target,
@@ -54,6 +70,10 @@ NOT_RUN: dict[str, Callable[[str], None]] = {
     "python -m pip install ": check_what_is_installed,
     "git clone ": lambda command: None,
     "python -m conversion convert ": check_released_checkpoint,
+    "wavtokenizer train small-75 ": check_training,
+    "wavtokenizer train finetune-decoder ": check_training,
+    "accelerate launch ": check_training,
+    "tensorboard ": check_tensorboard,
 }
 
 

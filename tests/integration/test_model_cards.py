@@ -30,7 +30,9 @@ def front_matter(card):
 def test_the_cards_in_the_repository_are_those_that_the_table_gives(tmp_path):
     assert CliRunner().invoke(app, ["cards", str(tmp_path)]).exit_code == 0
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert written == {path.name: path.read_text(encoding="utf-8") for path in CARDS.glob("*.md")}
+    cards = {path.name: path.read_text(encoding="utf-8") for path in CARDS.glob("*.md")}
+    del cards["nano-75.md"]  # lies with its weights
+    assert written == cards
     assert len(written) == len(RELEASED)
 
 

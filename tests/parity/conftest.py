@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conversion.convert import convert
 from tests.golden import reference_weights
 from wavtokenizer_hf import WavTokenizerModel
+from wavtokenizer_hf.training.discriminators import Discriminators, load_original_discriminators
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SEED = 1234
@@ -29,19 +31,25 @@ def signals() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def case_input(signals):
-    """A function from (architecture, case) to the input batch (B, 1, T)."""
-    index = json.loads((GOLDEN / "cases.json").read_text())
+def clips(signals):
+    """A function from slices of the signals to a batch (B, 1, T)."""
 
-    def build(architecture: str, case: str) -> torch.Tensor:
-        clips = []
-        for part in index[f"{architecture}/{case}"]["parts"]:
+    def cut(parts: list[dict]) -> torch.Tensor:
+        rows = []
+        for part in parts:
             start, length = part["start"], part["length"]
             silence = part["signal"] == "zeros"
-            clips.append(np.zeros(length, np.float32) if silence else signals[part["signal"]][start : start + length])
-        return torch.from_numpy(np.stack(clips))[:, None]
+            rows.append(np.zeros(length, np.float32) if silence else signals[part["signal"]][start : start + length])
+        return torch.from_numpy(np.stack(rows))[:, None]
 
-    return build
+    return cut
+
+
+@pytest.fixture(scope="session")
+def case_input(clips):
+    """A function from (architecture, case) to the input batch (B, 1, T)."""
+    index = json.loads((GOLDEN / "cases.json").read_text())
+    return lambda architecture, case: clips(index[f"{architecture}/{case}"]["parts"])
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +99,22 @@ def reference_model(reference_folder):
         return made[architecture]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def training_golden():
+    """A function from an architecture to what the original's training made of a batch, and of two in a row."""
+    return lambda architecture: json.loads((GOLDEN / f"training_{architecture}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference_discriminators(tmp_path_factory) -> Discriminators:
+    """Those of either architecture, from a file as the conversion writes it. Copy them before changing them."""
+    manifest = reference_weights.load_manifest(GOLDEN / "manifest_hop320.json")
+    used = ("multiperioddisc.", "multiresddisc.", "dacdiscriminator.")
+    unused = "dac.discriminators.0.conv_post."  # of the copy that the original's losses do not see
+    path = tmp_path_factory.mktemp("discriminators") / "discriminators.safetensors"
+    save_file(reference_weights.reference_state_dict(manifest, SEED, (*used, unused)), path)
+    loaded = load_original_discriminators(path)
+    path.unlink()
+    return loaded

@@ -17,6 +17,22 @@ SURFACE = {
     "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *SHARED},
     "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", *SHARED},
     "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *SHARED},
+    "evaluate": {
+        "[MODEL] DATA",
+        "--out",
+        "-o",
+        "--pairs",
+        "--metrics",
+        "--asr",
+        "--speaker-model",
+        "--limit",
+        "--num-pictures",
+        "--save-audio",
+        "--seed",
+        "--bandwidth-id",
+        *SHARED,
+    },
+    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", "--debug"},
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
     "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
 }
@@ -67,7 +83,15 @@ def test_version_is_that_of_the_package(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["encode", "--help"], ["encode", "gone.wav", "-o", "x.npz", "-m", "m"]]
+    "arguments",
+    [
+        ["--help"],
+        ["encode", "--help"],
+        ["encode", "gone.wav", "-o", "x.npz", "-m", "m"],
+        ["evaluate", "m", "gone", "-o", "x"],
+        ["train", "--help"],
+        ["train"],
+    ],
 )
 def test_help_and_wrong_use_cost_no_import_of_torch(arguments, tmp_path):
     # The package's own __init__ registers its classes and needs torch for it; what the command line adds is measured

@@ -15,7 +15,7 @@ FLAT_FILES = [CONFIGURATION, "feature_extraction_wavtokenizer", "modeling_wavtok
 
 # What each part of the package may import of the rest of it. "triple" is the flat files and the package's own names.
 MAY_IMPORT = {
-    "checkpoints": set(),
+    "checkpoints": {"triple"},
     "triple": {"checkpoints"},
     "audio": {"triple"},
     "streaming": {"triple", "audio"},

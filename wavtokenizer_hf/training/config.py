@@ -44,7 +44,7 @@ class DataConfig:
     validation_s: float = 6.0
     max_clip_s: float = 10.0
     peak_db: tuple[float, float] = (-6.0, -1.0)
-    weights: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    weights: dict[str, dict[Any, float]] = dataclasses.field(default_factory=dict)
     uses_cutoff: bool = True
     cache_mb: float = 0.0
     num_workers: int = 2

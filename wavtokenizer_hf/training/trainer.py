@@ -114,7 +114,7 @@ class Trainer:
         )
         self._check_folder(is_resuming)
         torch.manual_seed(config.seed)
-        model, discriminators = self._start_model()
+        model, discriminators = self._start_model(is_resuming)
         self.codec_config = model.config
         self.training_clips, self.validation_clips = self._find_clips()
         self._make_data()
@@ -173,15 +173,17 @@ class Trainer:
             (self.run / CONFIG_FILE).write_text(yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         self.accelerator.wait_for_everyone()
 
-    def _start_model(self) -> tuple[WavTokenizerModel, Discriminators | None]:
+    def _start_model(self, is_resuming: bool) -> tuple[WavTokenizerModel, Discriminators | None]:
         config = self.config
         discriminators = None
         if config.init_from is not None:
-            model = load_codec(config.init_from)
+            # What a run once started from may be gone when it goes on.
+            source = str(checkpoints(self.run)[-1]) if is_resuming else config.init_from
+            model = load_codec(source)
             if config.is_causal and not model.config.is_causal:
-                raise ValueError(f"`is_causal` is for new codecs, and {config.init_from} is not causal; leave it out")
-            if Path(config.init_from).is_dir():
-                discriminators = load_discriminators(Path(config.init_from))
+                raise ValueError(f"`is_causal` is for new codecs, and {source} is not causal; leave it out")
+            if Path(source).is_dir():
+                discriminators = load_discriminators(Path(source))
                 self._say(f"discriminators: {'restored' if discriminators else 'none there, starting new ones'}")
         elif not (config.trains_encoder and config.trains_codebook):
             raise ValueError(
@@ -480,8 +482,6 @@ class Trainer:
     def save(self) -> Path:
         """Writes a checkpoint whole or not at all, and drops the oldest."""
         target = checkpoint_path(self.run, self.progress.step)
-        if target.is_dir():
-            return target
         staging = partial_path(target)
         is_main = self.accelerator.is_main_process
         if is_main:

@@ -1,0 +1,572 @@
+"""The trainer as a whole, on real recordings: what a run writes, how it goes on after an end, and where it starts."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModel
+from typer.testing import CliRunner
+
+from tests.golden import AUDIO
+from tests.tiny import tiny_causal_model, tiny_model
+from wavtokenizer_hf import WavTokenizerCausalModel, WavTokenizerModel, fingerprint
+from wavtokenizer_hf.cli import app
+from wavtokenizer_hf.training import checkpoint, report, trainer
+from wavtokenizer_hf.training.checkpoint import checkpoint_path, checkpoints, save_codec, save_discriminators
+from wavtokenizer_hf.training.config import load_config, recipe_names
+from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
+from wavtokenizer_hf.training.runlog import RunLog
+from wavtokenizer_hf.training.trainer import Trainer
+
+DATA = f"data.train={AUDIO}"
+# A step of a few hundredths of a second.
+QUICK = {
+    "data": {"train": [str(AUDIO)], "holdout_every": 4, "crop_s": 0.1, "validation_s": 0.2},
+    "codebook": {"kmeans_iterations": 3, "kmeans_vectors_per_entry": 1},
+    "discriminators": {"periods": [2], "use_multi_band": False, "width": 0.03125},
+    "batch_size": 2,
+    "num_pictures": 0,
+}
+# Starts one after the other: the encoder from data, discriminators, the codebook. Checkpoints fall between two entries
+# of the log, and between two validations; the weights of checkpoints are not those that are trained.
+LONG = {
+    "base": "debug",
+    **QUICK,
+    "max_steps": 14,
+    "log_every": 2,
+    "validate_every": 4,
+    "checkpoint_every": 3,
+    "discriminator_start_step": 5,
+    "quantizer_start_step": 7,
+    "ema_decay": 0.8,
+}
+
+# A worker beside this process is one more than the cores that a test may have; forking is what Linux does by default.
+with_workers = pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning", "ignore:.*worker processes:UserWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_one_accelerator():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in the same order in every process
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(autouse=True)
+def _without_curves(monkeypatch):
+    """Curves take longer than most runs here, so only the run of which the report is read draws them."""
+    leave_out_curves(monkeypatch)
+
+
+def leave_out_curves(monkeypatch) -> None:
+    monkeypatch.setattr(report, "curve_png", lambda *args, **kwargs: b"")
+
+
+def write_recipe(path: Path, values: dict) -> str:
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def quick(tmp_path: Path, *changes: str, **values) -> Trainer:
+    """A trainer of a few steps, in a folder `run`."""
+    recipe = write_recipe(tmp_path / "quick.yaml", {"base": "debug", **QUICK, "max_steps": 3, **values})
+    return Trainer(load_config(recipe, changes), tmp_path / "run")
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    """Runs `wavtokenizer train`: status, stdout, stderr."""
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def log_of(run: Path) -> list[dict]:
+    """The entries of a run's log, without what the machine's speed decides."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in entry.items() if name != "audio_s_per_s"} for entry in entries]
+
+
+def real_clip(model) -> torch.Tensor:
+    extractor = AutoFeatureExtractor.from_pretrained(model.name_or_path)
+    return extractor(sorted(AUDIO.iterdir())[0], resample=True, return_tensors="pt")["input_values"][..., :12000]
+
+
+def codes_of(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval().encode(real_clip(model)).audio_codes
+
+
+def assert_it_codes_audio(folder: Path, model_class: type = WavTokenizerModel) -> None:
+    model = AutoModel.from_pretrained(folder).eval()
+    assert type(model) is model_class
+    clip = real_clip(model)
+    with torch.inference_mode():
+        encoded = model.encode(clip)
+        audio_values = model.decode(encoded.audio_codes).audio_values
+    num_codes = -(-clip.shape[-1] // model.config.hop_length)
+    assert encoded.audio_codes.shape == (1, 1, num_codes)
+    assert audio_values.shape == (1, 1, num_codes * model.config.hop_length)
+    assert torch.isfinite(audio_values).all()
+
+
+def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# ------------------------------------------------------------------------------------------------- what a run writes
+
+
+@pytest.fixture(scope="module")
+def debug_run(tmp_path_factory) -> Path:
+    """`wavtokenizer train debug` as it is, but for the recordings."""
+    run = tmp_path_factory.mktemp("runs") / "debug"
+    status, out, _ = command("debug", DATA, "data.holdout_every=4", "--out", run)
+    assert (status, out) == (0, f"{run}: 20 of 20 steps\n")
+    return run
+
+
+def test_a_run_writes_its_configuration_log_checkpoints_best_model_and_report(debug_run):
+    assert {path.name for path in debug_run.iterdir()} == {
+        "config.yaml",
+        "log.jsonl",
+        "checkpoints",
+        "best",
+        "report",
+    }
+    assert load_config(str(debug_run / "config.yaml")) == load_config("debug", [DATA, "data.holdout_every=4"])
+    steps = [entry["step"] for entry in log_of(debug_run) if "generator/mel" in entry]
+    assert steps == list(range(1, 21))
+    losses = [name for name in log_of(debug_run)[-2] if name.startswith(("generator/", "discriminator/"))]
+    assert set(load_config("debug").weights) < set(losses)
+
+
+def test_the_validation_loss_falls(debug_run):
+    mels = [entry["validation/mel"] for entry in log_of(debug_run) if "validation/mel" in entry]
+    assert len(mels) == 4
+    assert mels == sorted(mels, reverse=True)
+    assert mels[-1] < 0.98 * mels[0]
+
+
+def test_as_many_checkpoints_stay_as_the_recipe_says_and_no_partial_one(debug_run):
+    names = sorted(path.name for path in (debug_run / "checkpoints").iterdir())
+    assert names == ["step-00000015", "step-00000020"]
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-00000015", "checkpoints/step-00000020", "best"])
+def test_every_checkpoint_loads_and_codes_audio(debug_run, name):
+    assert_it_codes_audio(debug_run / name)
+
+
+def test_the_best_model_is_that_of_the_lowest_validation_loss(debug_run):
+    validations = [entry for entry in log_of(debug_run) if "validation/mel" in entry]
+    best = json.loads((debug_run / "best" / "validation.json").read_text())
+    assert best == min(validations, key=lambda entry: entry["validation/mel"])
+    assert best["step"] == 20
+    ours, last = (load_file(debug_run / name / "model.safetensors") for name in ("best", "checkpoints/step-00000020"))
+    assert_same_tensors(ours, last)
+
+
+def test_the_report_names_the_losses_and_plays_the_validation_clips(debug_run):
+    page = (debug_run / "report" / "index.html").read_text()
+    names = {name for entry in log_of(debug_run) for name in entry} - {"step"}
+    assert len(names) > 20
+    assert [name for name in names if name not in page] == []
+    assert page.count("<audio") == 2
+    assert "flemish_flemishguy_0021.flac" in page
+    assert "every clip could be read" in page
+
+
+def test_a_finished_run_that_is_resumed_has_nothing_to_do(debug_run):
+    before = {path: path.stat().st_mtime_ns for path in debug_run.rglob("*") if path.suffix in (".html", ".pkl")}
+    status, out, _ = command("debug", DATA, "data.holdout_every=4", "--out", debug_run, "--resume")
+    assert (status, out) == (0, f"{debug_run}: 20 of 20 steps\n")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+# ---------------------------------------------------------------------------------------------- going on after an end
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patched:
+        leave_out_curves(patched)
+        status, *_ = command(write_recipe(folder / "long.yaml", LONG), "-o", folder / "uninterrupted")
+    assert status == 0
+    return folder / "uninterrupted"
+
+
+def assert_equal_runs(run: Path, uninterrupted: Path) -> None:
+    assert log_of(run) == log_of(uninterrupted)
+    names = [path.name for path in checkpoints(uninterrupted)]
+    assert [path.name for path in checkpoints(run)] == names == ["step-00000012", "step-00000014"]
+    for file in ("model.safetensors", "discriminators.safetensors", "training_state/model.safetensors"):
+        ours, theirs = (load_file(checkpoints(folder)[-1] / file) for folder in (run, uninterrupted))
+        assert_same_tensors(ours, theirs)
+    assert (run / "best" / "validation.json").read_text() == (uninterrupted / "best" / "validation.json").read_text()
+    assert_same_tensors(*(load_file(folder / "best" / "model.safetensors") for folder in (run, uninterrupted)))
+    assert not list(run.rglob(".*"))
+
+
+def test_an_interrupted_run_has_something_to_lose(uninterrupted):
+    entries = log_of(uninterrupted)
+    assert [entry["step"] for entry in entries if "generator/mel" in entry] == [2, 4, 6, 8, 10, 12, 14]
+    assert [entry["step"] for entry in entries if "discriminator/total" in entry] == [6, 8, 10, 12, 14]
+    assert [entry["step"] for entry in entries if "codebook/revived" in entry] == [8, 10, 12, 14]
+    kept, trained = (
+        load_file(checkpoints(uninterrupted)[-1] / file)
+        for file in ("model.safetensors", "training_state/model.safetensors")
+    )
+    assert not torch.equal(kept["head.linear.weight"], trained["model.head.linear.weight"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, uninterrupted):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path / "long.yaml", LONG)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wavtokenizer_hf", "train", recipe, "data.num_workers=2", "-o", str(run)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not ((run / "log.jsonl").exists() and any(entry["step"] >= 8 for entry in whole_lines(run))):
+            assert process.poll() is None
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    assert checkpoints(run)[-1].name < "step-00000014"
+    # What a process that is killed while it saves leaves behind.
+    half = checkpoint.partial_path(checkpoint_path(run, 15))
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((checkpoints(run)[-1] / "model.safetensors").read_bytes()[:1000])
+    status, *_ = command(recipe, "-o", run, "--resume")
+    assert status == 0
+    assert_equal_runs(run, uninterrupted)
+
+
+def whole_lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines(keepends=True) if line[-1] == "\n"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing handles it."""
+
+
+def kill_in(monkeypatch, owner, name: str, call: int) -> None:
+    """Ends the run in the given call of a function, counted from 1."""
+    function, calls = getattr(owner, name), []
+
+    def until_killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, until_killed)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (Trainer, "_start_codebook", 1),
+        (Trainer, "_validate", 2),
+        (trainer, "save_discriminators", 3),
+        (trainer, "rotate", 4),
+        (checkpoint.shutil, "rmtree", 8),
+    ],
+    ids=["at the k-means start", "before a validation", "in a checkpoint", "in rotation", "in a removal"],
+)
+def test_wherever_a_run_is_killed_it_goes_on_the_same(tmp_path, uninterrupted, monkeypatch, owner, name, call):
+    config = load_config(write_recipe(tmp_path / "long.yaml", LONG))
+    with monkeypatch.context() as patched:
+        kill_in(patched, owner, name, call)
+        with pytest.raises(Killed):
+            Trainer(config, tmp_path / "run").train()
+    Trainer(config, tmp_path / "run", is_resuming=True).train()
+    assert_equal_runs(tmp_path / "run", uninterrupted)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path, uninterrupted, monkeypatch):
+    config = load_config(write_recipe(tmp_path / "long.yaml", LONG))
+    with monkeypatch.context() as patched:
+        kill_in(patched, Trainer, "save", 1)
+        with pytest.raises(Killed):
+            Trainer(config, tmp_path / "run").train()
+    Trainer(config, tmp_path / "run").train()
+    assert_equal_runs(tmp_path / "run", uninterrupted)
+
+
+def signal_at(monkeypatch, step: int, send) -> None:
+    counted = RunLog.step
+
+    def count_and_send(self, number, *args, **kwargs):
+        counted(self, number, *args, **kwargs)
+        if number == step:
+            send()
+
+    monkeypatch.setattr(RunLog, "step", count_and_send)
+
+
+@with_workers
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2)])
+def test_ctrl_c_and_sigterm_end_with_a_checkpoint_from_which_the_run_goes_on(
+    tmp_path, uninterrupted, monkeypatch, number, workers
+):
+    def send_to_the_group():
+        group = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+        assert len(group) == 1 + workers
+        # Sent by another process, as by a terminal or a scheduler: torch lets a worker end quietly by its parent's.
+        subprocess.run(["sh", "-c", f"kill -{number:d} {' '.join(map(str, group))}"], check=True)
+
+    run, recipe = tmp_path / "run", write_recipe(tmp_path / "long.yaml", LONG)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patched:
+        signal_at(patched, 10, send_to_the_group)
+        status, out, err = command(recipe, f"data.num_workers={workers}", "-o", run)
+    assert (status, out) == (128 + number, f"{run}: 10 of 14 steps\n")
+    assert "Traceback" not in err
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert [path.name for path in checkpoints(run)] == ["step-00000009", "step-00000010"]
+    assert (run / "report" / "index.html").is_file()
+    status, *_ = command(recipe, "-o", run, "--resume")
+    assert status == 0
+    assert_equal_runs(run, uninterrupted)
+
+
+def test_a_run_in_pieces_is_the_same_run(tmp_path, uninterrupted, monkeypatch):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path / "long.yaml", LONG)
+    seconds = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    # The clock is read before each step: 5.1 seconds are 5 steps.
+    for resume, num_steps in (([], 5), (["--resume"], 10), (["--resume"], 14)):
+        status, out, _ = command(recipe, "-o", run, "--stop-after", 5.1 / 60, *resume)
+        assert (status, out) == (0, f"{run}: {num_steps} of 14 steps\n")
+    assert_equal_runs(run, uninterrupted)
+
+
+def test_a_run_trains_in_a_thread_where_no_signal_can_be_handled(tmp_path):
+    run = quick(tmp_path, max_steps=2)
+    thread = threading.Thread(target=run.train)
+    thread.start()
+    thread.join()
+    assert run.progress.step == 2
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-00000002"]
+
+
+def test_the_kept_weights_are_the_moving_average_of_the_trained_ones(tmp_path):
+    run = quick(tmp_path, ema_decay=0.75)
+    trained = []
+    step = run.gan.__class__.__call__
+
+    class Recorded(run.gan.__class__):
+        def __call__(self, *args, **kwargs):
+            losses = step(self, *args, **kwargs)
+            trained.append({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
+            return losses
+
+    run.gan.__class__ = Recorded
+    run.train()
+    kept = load_file(checkpoints(tmp_path / "run")[-1] / "model.safetensors")
+    name = "head.linear.weight"
+    first, second, third = (weights[name] for weights in trained)
+    assert not torch.equal(first, third)
+    torch.testing.assert_close(kept[name], 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third)
+    buffers = [name for name in kept if "codebook" in name]
+    assert_same_tensors({name: kept[name] for name in buffers}, {name: trained[-1][name] for name in buffers})
+
+
+# ---------------------------------------------------------------------------------------------------- where it starts
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory) -> Path:
+    """A codec that uses its codes for a real recording, with discriminators beside it."""
+    folder = tmp_path_factory.mktemp("codecs") / "tiny"
+    model = tiny_model()
+    save_codec(folder, model)
+    model.name_or_path = str(folder)
+    with torch.inference_mode():
+        latents = model.encode(real_clip(model), output_latents=True).encoder_latents[0].T
+    codebook = model.encoder_model.quantizer.codebook
+    codebook.embed.copy_(latents[:: len(latents) // 64][:64])
+    codebook.embed_avg.copy_(codebook.embed)
+    save_codec(folder, model)
+    torch.manual_seed(5)
+    save_discriminators(folder, Discriminators(DiscriminatorConfig(periods=(3,), use_multi_band=False, width=0.03125)))
+    return folder
+
+
+def fine_tune(tmp_path: Path, source: Path | str, **values) -> Trainer:
+    settings = QUICK | {"max_steps": 3, "tracker": "none", "precision": "fp32", "init_from": str(source)} | values
+    recipe = write_recipe(tmp_path / "tune.yaml", {"base": "finetune-decoder", **settings})
+    return Trainer(load_config(recipe, ["data.num_workers=0", "optimizer.warmup_steps=0"]), tmp_path / "run")
+
+
+def test_fine_tuning_the_decoder_changes_no_code(tmp_path, codec):
+    fine_tune(tmp_path, codec, optimizer={"learning_rate": 1e-2}).train()
+    before, after = (AutoModel.from_pretrained(path) for path in (codec, checkpoints(tmp_path / "run")[-1]))
+    codes = codes_of(before)
+    assert len(codes.unique()) > 10
+    assert torch.equal(codes_of(after), codes)
+    assert fingerprint(after) == fingerprint(before)
+    assert_same_tensors(after.encoder_model.state_dict(), before.encoder_model.state_dict())
+    with torch.inference_mode():
+        change = after.decode(codes).audio_values - before.decode(codes).audio_values
+    assert change.abs().max() > 1e-2
+
+
+def test_fine_tuning_the_whole_codec_changes_codes(tmp_path, codec):
+    fine_tune(tmp_path, codec, trains_encoder=True, trains_codebook=True, optimizer={"learning_rate": 1e-2}).train()
+    before, after = (AutoModel.from_pretrained(path) for path in (codec, checkpoints(tmp_path / "run")[-1]))
+    assert not torch.equal(codes_of(after), codes_of(before))
+    assert fingerprint(after) != fingerprint(before)
+    unchanged = after.encoder_model.state_dict()
+    for name, tensor in before.encoder_model.state_dict().items():
+        assert name.endswith("inited") or not torch.equal(tensor, unchanged[name]), name
+
+
+def test_discriminators_beside_the_codec_are_restored_and_others_start_anew(tmp_path, codec, debug_run):
+    last = checkpoints(debug_run)[-1]
+    for index, source in enumerate((codec, last)):
+        (tmp_path / str(index)).mkdir()
+        restored = fine_tune(tmp_path / str(index), source).discriminators
+        assert_same_tensors(restored.state_dict(), load_file(source / "discriminators.safetensors"))
+    assert restored.config.band_periods == (3,)
+    (tmp_path / "new").mkdir()
+    assert fine_tune(tmp_path / "new", debug_run / "best").discriminators.config.periods == (2,)
+
+
+def test_a_codec_is_trained_on_from_a_checkpoint_of_a_run(tmp_path, debug_run):
+    source = checkpoints(debug_run)[-1]
+    fine_tune(tmp_path, source, max_steps=1).train()
+    before, after = (AutoModel.from_pretrained(path) for path in (source, checkpoints(tmp_path / "run")[-1]))
+    assert after.config.upsampling_ratios == [2, 4, 5, 8]
+    assert torch.equal(codes_of(after), codes_of(before))
+
+
+def test_fine_tuning_goes_on_when_what_it_started_from_is_gone(tmp_path, codec):
+    source = shutil.copytree(codec, tmp_path / "source")
+    run = fine_tune(tmp_path, source, max_steps=2, checkpoint_every=1)
+    run.train()
+    whole = load_file(checkpoint_path(tmp_path / "run", 2) / "model.safetensors")
+    shutil.rmtree(source)
+    shutil.rmtree(checkpoint_path(tmp_path / "run", 2))
+    Trainer(run.config, tmp_path / "run", is_resuming=True).train()
+    assert_same_tensors(load_file(checkpoint_path(tmp_path / "run", 2) / "model.safetensors"), whole)
+
+
+def test_a_causal_codec_trains(tmp_path):
+    quick(tmp_path, is_causal=True).train()
+    assert_it_codes_audio(checkpoints(tmp_path / "run")[-1], WavTokenizerCausalModel)
+
+
+def test_a_causal_codec_is_fine_tuned_as_one(tmp_path):
+    save_codec(tmp_path / "causal", WavTokenizerCausalModel(tiny_causal_model().config))
+    fine_tune(tmp_path, tmp_path / "causal", max_steps=1, trains_encoder=True, trains_codebook=True).train()
+    assert_it_codes_audio(checkpoints(tmp_path / "run")[-1], WavTokenizerCausalModel)
+
+
+def test_other_rates_codebooks_and_precisions_train(tmp_path):
+    changes = ["model.sampling_rate=16000", "model.upsampling_ratios=[8, 5, 4]", "model.codebook_size=24"]
+    run = quick(tmp_path, *changes, "precision=bf16", accumulation_steps=2)
+    run.train()
+    last = checkpoints(tmp_path / "run")[-1]
+    assert_it_codes_audio(last)
+    model, extractor = AutoModel.from_pretrained(last), AutoFeatureExtractor.from_pretrained(last)
+    assert (model.config.sampling_rate, model.config.hop_length, model.config.codebook_size) == (16000, 160, 24)
+    assert (extractor.sampling_rate, extractor.hop_length) == (16000, 160)
+    assert {tensor.dtype for tensor in load_file(last / "model.safetensors").values()} == {torch.float32}
+
+
+def test_files_that_cannot_be_read_are_counted_and_reported_and_the_rest_is_trained_on(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in AUDIO.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "broken.flac").write_bytes(b"fLaC" + bytes(100))
+    (folder / "empty.wav").touch()
+    data = {"data": QUICK["data"] | {"train": [str(folder)], "validation": [str(AUDIO), str(folder / "empty.wav")]}}
+    run = tmp_path / "run"
+    quick(tmp_path, **data, max_steps=8, checkpoint_every=4, validate_every=2).train()
+    counts = failures_in(run)
+    assert counts.keys() == {"broken.flac", "empty.wav"}
+    assert counts["empty.wav"] > 4  # by each validation, and in training
+    assert "2 clips could not be read" in (run / "report" / "index.html").read_text()
+    # The counts are part of a checkpoint.
+    checkpoint_path(run, 8).rename(tmp_path / "gone")
+    Trainer(load_config(str(run / "config.yaml")), run, is_resuming=True).train()
+    assert failures_in(run) == counts
+
+
+def failures_in(run: Path) -> dict[str, int]:
+    found = re.findall(r"(\d+)x Cannot read \S*/data/(\S+) as audio", (run / "report" / "index.html").read_text())
+    return {name: int(count) for count, name in found}
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["debug", DATA, "optimiser.learning_rate=1"], "unknown key 'optimiser'; did you mean 'optimizer'?"),
+        (["debug", DATA, "max_steps=many"], "max_steps: expected int, got 'many'"),
+        (["debag", DATA], "no recipe 'debag'; there are debug, finetune-decoder, "),
+        (["debug"], "there is nothing to train on: give `data.train` a folder or a manifest"),
+        (["debug", "data.train=nowhere"], "no such file: nowhere"),
+        (["debug", DATA, "data.holdout_every=1"], "every one of 8 clips is held out for validation"),
+        (["debug", DATA, "data.crop_s=20"], "a crop must have from 1 to 240000 samples (10 s), got 480000"),
+        (["debug", DATA, "model.upsampling_ratios=[3, 3]"], "hop"),
+        (["debug", DATA, "model.adanorm_num_embeddings=8"], "the codec has 8 bandwidth ids, its discriminators tell"),
+        (["debug", DATA, "--resume"], "run holds no checkpoint to go on from; start without resuming"),
+        (["debug", DATA, "-o", "."], ". is not empty; resume the run in it, or name another folder"),
+        (["finetune-decoder", DATA], "say what to start from: init_from=FOLDER"),
+        (["finetune-decoder", DATA, "init_from=x.ckpt"], "conversion convert x.ckpt FOLDER --keep-discriminators"),
+        (["finetune-decoder", DATA, "init_from=missing"], "conversion convert NAME FOLDER --keep-discriminators"),
+        (["finetune-decoder", DATA, "init_from=CODEC", "is_causal=true"], "is not causal; leave it out"),
+        (["debug", DATA, "init_from=CODEC"], "leave `model` out (`model={}` clears that of a recipe)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_costs_one_line_and_leaves_no_folder(tmp_path, monkeypatch, codec, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("x.ckpt").touch()
+    arguments = [argument.replace("CODEC", str(codec)) for argument in arguments]
+    status, out, err = command(*([] if "-o" in arguments else ["-o", "run"]), *arguments)
+    assert (status, out) == (1, "")
+    lines = err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_the_recipes_are_listed():
+    status, out, _ = command("--recipes")
+    assert (status, out.split()) == (0, recipe_names())
