@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "corpus": {"triple", "audio", "streaming", "language"},
     "evaluation": {"triple", "audio", "streaming", "language"},
     "hub": {"triple", "audio", "streaming", "language"},
-    "training": {"triple", "audio", "streaming", "language", "evaluation"},
+    "training": {"triple", "audio", "streaming", "language", "evaluation", "checkpoints"},
     "cli": {"triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "training", "checkpoints"},
     "demo": {"triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "training"},
     "__main__": {"cli"},

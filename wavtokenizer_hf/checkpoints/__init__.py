@@ -28,3 +28,11 @@ def bundled_checkpoint(name: str = DEFAULT) -> str:
     if name not in names:
         raise ValueError(f"no checkpoint {name!r} comes with the package; there is {', '.join(names)}")
     return os.fspath(here / name)
+
+
+def find_model(name: str) -> str:
+    """What to load for a model's name: the folder of a checkpoint of the package, where that is what it names.
+
+    A folder here that has the name goes first; any other name stays as it is.
+    """
+    return bundled_checkpoint(name) if name == DEFAULT and not Path(name).exists() else name

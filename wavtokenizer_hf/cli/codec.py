@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from wavtokenizer_hf.checkpoints import DEFAULT, bundled_checkpoint
+from wavtokenizer_hf.checkpoints import find_model
 
 if TYPE_CHECKING:
     import torch
@@ -84,11 +84,6 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     mark = None if keeps_dtype or stored == _DECODER_ONLY else wavtokenizer_hf.fingerprint(model)
     model = model.to(place) if keeps_dtype else model.to(device=place, dtype=getattr(torch, dtype))
     return Codec(model.eval(), _load_feature_extractor(name, revision, config), mark, _short_name(name))
-
-
-def find_model(name: str) -> str:
-    """The folder of the package's checkpoint, where a model is named so and no folder here has that name."""
-    return bundled_checkpoint(name) if name == DEFAULT and not Path(name).exists() else name
 
 
 def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from wavtokenizer_hf.checkpoints import find_model
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 
@@ -33,7 +34,7 @@ def export_hub(
     Example: wavtokenizer export-hub FOLDER my-codec
     """
     with reporting(debug):
-        from wavtokenizer_hf.cli.codec import find_model, load_codec
+        from wavtokenizer_hf.cli.codec import load_codec
         from wavtokenizer_hf.hub.export import export_to_hub_folder
         from wavtokenizer_hf.hub.folder import check_target
 

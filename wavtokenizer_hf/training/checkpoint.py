@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.checkpoints import find_model
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
@@ -106,12 +107,13 @@ def load_codec(source: str) -> WavTokenizerModel:
     """Reads the codec that a run starts from, in float32.
 
     Args:
-        source: A folder, or an id on the Hub.
+        source: A folder, an id on the Hub, or the name of the package's checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such folder or id, or no codec in it.
         ValueError: If it is something else than a codec's folder.
     """
+    source = find_model(source)
     path = Path(source)
     if path.is_file():
         raise ValueError(f"a codec is a folder or a Hub id, and {source} is a file. {_CONVERT.format(source)}")
