@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,12 +271,32 @@ def test_each_half_does_its_half_alone(run, folder, tmp_path):
     assert "holds an encoder alone" in err
 
 
+def test_without_a_model_commands_take_the_package_s(run):
+    assert run("reconstruct", CLIP, "copy.wav")[0] == 0
+    assert soundfile.info("copy.wav").frames == 45590
+    assert run("encode", CLIP, "-o", "a.npz")[0] == run("encode", CLIP, "-o", "b.npz", "-m", "nano-75")[0] == 0
+    codes = CodeFile.load("a.npz")
+    assert codes.model == "nano-75"
+    assert codes.fingerprint == CodeFile.load("b.npz").fingerprint
+    assert run("decode", "a.npz", "-o", "a.wav")[0] == 0
+    status, out, _ = run("info")
+    assert status == 0
+    assert "WavTokenizerModel" in out
+    assert run("export-hub", "nano-75", "exported")[0] == 0
+    assert "# wavtokenizer-nano-75" in Path("exported/README.md").read_text(encoding="utf-8")
+
+
 def test_the_model_may_come_from_the_environment(run, folder, monkeypatch):
-    status, _, err = run("encode", CLIP, "-o", "a.npz")
-    assert status == 2
-    assert "--model" in err
     monkeypatch.setenv("WAVTOKENIZER_MODEL", str(folder))
     assert run("encode", CLIP, "-o", "a.npz")[0] == 0
+    assert CodeFile.load("a.npz").model == folder.name
+
+
+def test_a_folder_of_that_name_goes_before_the_package_s_model(run, folder):
+    shutil.copytree(folder, "nano-75")
+    assert run("encode", CLIP, "-o", "a.npz")[0] == 0
+    assert run("encode", CLIP, "-o", "b.npz", "-m", folder)[0] == 0
+    assert CodeFile.load("a.npz").fingerprint == CodeFile.load("b.npz").fingerprint
 
 
 def test_outputs_are_written_over_only_when_told_so(run, folder):
@@ -318,7 +339,7 @@ def test_wrong_use_has_status_2_and_writes_nothing(run, folder, arguments, messa
     assert names_in(Path()) == before
 
 
-def test_a_causal_codec_is_served_like_any_other(run, tmp_path):
+def test_a_causal_codec_is_served_like_any_other(run):
     folder = save(tmp_path / "causal", tiny_causal_model())
     status, out, _ = run("info", folder, "--json")
     facts = json.loads(out)
@@ -350,7 +371,7 @@ def test_a_model_that_is_nowhere_fails_with_both_places_named(run):
     assert err.startswith("error: nobody/nothing is neither a folder here nor to be had from the Hub: ")
 
 
-def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run, tmp_path):
+def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run):
     model = tiny_model()
     state = model.state_dict()
     del state["encoder_model.encoder.layers.0.conv.bias"]
@@ -374,7 +395,7 @@ def test_an_error_is_one_line_and_debug_shows_where(run, folder):
     assert "read_audio" in err
 
 
-def test_loud_output_is_clipped_with_a_warning(run, tmp_path):
+def test_loud_output_is_clipped_with_a_warning(run):
     model = tiny_model()
     with torch.no_grad():
         model.head.linear.bias[: model.config.n_fft // 2 + 1] += 6  # the log magnitudes
