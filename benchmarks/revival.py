@@ -1,8 +1,8 @@
 """Does the revival of unused entries raise the codebook's usage on real recordings?
 
 The recipe `nano-75` without discriminators, trained for the same steps on the same crops from the same weights: with
-revival, and with the original's arithmetic (`codebook.legacy`), in which revival has no effect. Usage, perplexity and the
-mel loss are those of the validation clips at the end.
+revival, and with the original's arithmetic (`codebook.legacy`), in which revival has no effect. Usage, perplexity and
+the mel loss are those of the validation clips at the end.
 """
 
 import argparse

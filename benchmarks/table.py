@@ -72,7 +72,7 @@ def dtype_agreement_table(result: dict[str, Any]) -> str:
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
-    """A row for each metric of a `results.json` of `wavtokenizer evaluate`; a column for all clips and for each kind."""
+    """A row for each metric that `wavtokenizer evaluate` found; a column for all clips and for each kind."""
     counts = result["clip_counts"]
     rows = []
     for metric in result["metrics"].values():
@@ -85,8 +85,8 @@ def evaluation_table(result: dict[str, Any]) -> str:
     return _table(
         ["measure", "better", *header],
         rows,
-        f"`{result['command']}`, {counts['all']['duration_s'] / 60:.1f} min of audio; in brackets the 95 % interval of the"
-        f" mean. Fingerprint {model['fingerprint'][:12]}, {model['dtype']}, {machine['device']}, "
+        f"`{result['command']}`, {counts['all']['duration_s'] / 60:.1f} min of audio; in brackets the 95 % interval of"
+        f" the mean. Fingerprint {model['fingerprint'][:12]}, {model['dtype']}, {machine['device']}, "
         f"{_threads(machine['num_threads'])}, torch {machine['versions']['torch']}.",
     )
 
@@ -186,8 +186,8 @@ def _conditions(result: dict[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
     allocator = ", ".join(f"{name}={value}" for name, value in result["allocator"].items()) or "as the system sets it"
     return (
-        f"{machine['processor']}, {_threads(result['threads'])} of {machine['logical_cores']}, load {machine['load_before']:g} before the"
-        f" run; allocator {allocator}; torch {versions['torch']}, transformers {versions['transformers']};"
+        f"{machine['processor']}, {_threads(result['threads'])} of {machine['logical_cores']}, load"
+        f" {machine['load_before']:g} before the run; allocator {allocator}; torch {versions['torch']}, transformers {versions['transformers']};"
         f" commit {result['commit']}, {result['finished'][:10]}."
     )
 

@@ -339,7 +339,7 @@ def test_wrong_use_has_status_2_and_writes_nothing(run, folder, arguments, messa
     assert names_in(Path()) == before
 
 
-def test_a_causal_codec_is_served_like_any_other(run):
+def test_a_causal_codec_is_served_like_any_other(run, tmp_path):
     folder = save(tmp_path / "causal", tiny_causal_model())
     status, out, _ = run("info", folder, "--json")
     facts = json.loads(out)
@@ -371,7 +371,7 @@ def test_a_model_that_is_nowhere_fails_with_both_places_named(run):
     assert err.startswith("error: nobody/nothing is neither a folder here nor to be had from the Hub: ")
 
 
-def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run):
+def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run, tmp_path):
     model = tiny_model()
     state = model.state_dict()
     del state["encoder_model.encoder.layers.0.conv.bias"]
@@ -395,7 +395,7 @@ def test_an_error_is_one_line_and_debug_shows_where(run, folder):
     assert "read_audio" in err
 
 
-def test_loud_output_is_clipped_with_a_warning(run):
+def test_loud_output_is_clipped_with_a_warning(run, tmp_path):
     model = tiny_model()
     with torch.no_grad():
         model.head.linear.bias[: model.config.n_fft // 2 + 1] += 6  # the log magnitudes

@@ -1,7 +1,7 @@
 """Puts a trained codec among the package's checkpoints: `python -m wavtokenizer_hf.checkpoints.pack FOLDER NAME`.
 
-Weights are stored in half precision, and compute in single precision: the configuration says float32, and loading casts
-them. The codebook stays as it is.
+Weights are stored in half precision, and compute in single precision: the configuration says float32, and loading
+casts them. The codebook stays as it is.
 """
 
 import argparse

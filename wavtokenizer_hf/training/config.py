@@ -106,7 +106,7 @@ class TrainingConfig:
         num_pictures: Validation clips whose audio and spectrograms are logged.
         tracker: Of accelerate: `"tensorboard"`, `"wandb"` and so on; `"none"` for the run's own log alone.
         legacy: Reproduce the original's trainer with its defects: a forward of the codec for either optimizer, each of
-            which moves the codebook; discriminators of the multi-band family that never learn.
+            which moves the codebook; discriminators of the multi-band family that never learn; `codebook.legacy`.
     """
 
     model: dict[str, Any] = dataclasses.field(default_factory=dict)

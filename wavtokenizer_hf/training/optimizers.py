@@ -1,5 +1,6 @@
 """What a configuration makes of a codec and its discriminators: optimizers, schedules, and the step that uses them."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,7 +48,10 @@ def make_gan_step(
         judges, discriminator_optimizer = accelerator.prepare(discriminators, optimizer)
     learner = None
     if config.trains_codebook:
-        learner = CodebookLearner(codec.encoder_model.quantizer.codebook, config.codebook)
+        told = config.codebook
+        learner = CodebookLearner(
+            codec.encoder_model.quantizer.codebook, dataclasses.replace(told, legacy=told.legacy or config.legacy)
+        )
     step = GanStep(
         accelerator,
         prepared,

@@ -38,7 +38,6 @@ class Generator(nn.Module):
     def __init__(self, model: WavTokenizerModel, trains_encoder: bool = True):
         super().__init__()
         self.model = model
-        self.trains_encoder = trains_encoder
         model.encoder_model.encoder.requires_grad_(trains_encoder)
 
     def forward(
@@ -50,8 +49,7 @@ class Generator(nn.Module):
             uses_quantizer: `False` hands the latents on as they are; the codes are then empty.
         """
         encoder_model = self.model.encoder_model
-        with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
-            latents, _ = encoder_model.encoder(input_values)
+        latents, _ = encoder_model.encoder(input_values)
         if uses_quantizer:
             codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
         else:
