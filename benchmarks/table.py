@@ -187,8 +187,8 @@ def _conditions(result: dict[str, Any]) -> str:
     allocator = ", ".join(f"{name}={value}" for name, value in result["allocator"].items()) or "as the system sets it"
     return (
         f"{machine['processor']}, {_threads(result['threads'])} of {machine['logical_cores']}, load"
-        f" {machine['load_before']:g} before the run; allocator {allocator}; torch {versions['torch']}, transformers {versions['transformers']};"
-        f" commit {result['commit']}, {result['finished'][:10]}."
+        f" {machine['load_before']:g} before the run; allocator {allocator}; torch {versions['torch']}, transformers"
+        f" {versions['transformers']}; commit {result['commit']}, {result['finished'][:10]}."
     )
 
 

@@ -3,8 +3,8 @@
 The geometry is that of the released 75-codes-a-second models with all discriminators at the original's size. The
 plain loop does what a textbook does, and the original did: it runs the codec twice per batch, once for the
 discriminators and once for itself, judges recordings and reconstructions in separate passes, and lets the codec's
-gradients run into the discriminators. Each measurement is a process of its own, so that its peak memory is its own, too;
-the order rotates from round to round, and a ratio is the median over rounds of the ratio within a round.
+gradients run into the discriminators. Each measurement is a process of its own, so that its peak memory is its own,
+too; the order rotates from round to round, and a ratio is the median over rounds of the ratio within a round.
 """
 
 import argparse
