@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.tiny import noise, tiny_config
+from wavtokenizer_hf.evaluation.codebook_use import codebook_use
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
-from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner, codebook_use, kmeans, quantize
+from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner, kmeans, quantize
 
 SIZE, WIDTH = 12, 6
 NO_REVIVAL = CodebookConfig(revival_share=0)

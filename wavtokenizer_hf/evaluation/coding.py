@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from wavtokenizer_hf.evaluation.codebook_use import CodebookUse, codebook_use
 from wavtokenizer_hf.evaluation.metric import Metric, Score
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 
@@ -26,10 +27,10 @@ class _CodebookMetric(Metric):
         return coding_of(pair)
 
     @staticmethod
-    def _counts(scores: Sequence[Coding]) -> np.ndarray:
-        """How often each entry of the codebook occurs in all clips."""
+    def _use(scores: Sequence[Coding]) -> CodebookUse:
+        """Of the codes of all clips together."""
         codes = torch.cat([coding.audio_codes.flatten().cpu() for coding in scores])
-        return torch.bincount(codes, minlength=scores[0].codebook_size).numpy()
+        return codebook_use(torch.bincount(codes, minlength=scores[0].codebook_size))
 
 
 class CodebookUsage(_CodebookMetric):
@@ -41,7 +42,7 @@ class CodebookUsage(_CodebookMetric):
     decimals = 1
 
     def pool(self, scores: Sequence[Score]) -> float:
-        return float(100 * (self._counts(scores) > 0).mean())
+        return 100 * self._use(scores).usage
 
 
 class CodebookPerplexity(_CodebookMetric):
@@ -55,9 +56,7 @@ class CodebookPerplexity(_CodebookMetric):
     decimals = 0
 
     def pool(self, scores: Sequence[Score]) -> float:
-        counts = self._counts(scores)
-        shares = counts[counts > 0] / counts.sum()
-        return float(2 ** -(shares * np.log2(shares)).sum())
+        return self._use(scores).perplexity
 
 
 class _Rate(Metric):

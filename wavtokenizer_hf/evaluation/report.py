@@ -20,6 +20,7 @@ import torch
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.audio.files import write_audio
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.evaluation.codebook_use import codebook_use
 from wavtokenizer_hf.evaluation.figures import (
     code_usage_png,
     codes_png,
@@ -180,9 +181,7 @@ def write_report(
 
 def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, config: WavTokenizerConfig) -> Facts:
     bits_per_code = math.log2(config.codebook_size)
-    counts = np.unique(codes, return_counts=True)[1]
-    shares = counts / counts.sum()
-    entropy_bits = abs(float(-(shares * np.log2(shares)).sum()))
+    counts = torch.bincount(torch.from_numpy(codes), minlength=config.codebook_size)
     pcm_kbps = sampling_rate * 16 / 1000
     return Facts(
         [
@@ -198,8 +197,12 @@ def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, confi
             ),
             ("Codes per second", f"{config.frame_rate:g}", f"{bits_per_code:g} bits each"),
             ("Codes", f"{len(codes):,}", "for the whole clip"),
-            ("Codes in use", f"{len(counts):,}", f"different ones, of {config.codebook_size:,}"),
-            ("Entropy", f"{entropy_bits:.2f} bits", "per code, from how often each occurs in this clip"),
+            ("Codes in use", f"{int((counts > 0).sum()):,}", f"different ones, of {config.codebook_size:,}"),
+            (
+                "Entropy",
+                f"{codebook_use(counts).entropy_bits:.2f} bits",
+                "per code, from how often each occurs in this clip",
+            ),
         ]
     )
 
