@@ -1,7 +1,7 @@
 """Renders the result files into tables and puts these into the documents: `python -m benchmarks.table [--check]`.
 
 A document says where a table belongs by two comments, `<!-- begin table: NAME -->` and `<!-- end table: NAME -->`,
-where NAME is a result file's.
+where NAME is a result file's, or that with `_brief` for a shorter table of the same figures.
 """
 
 import argparse
@@ -91,6 +91,27 @@ def evaluation_table(result: dict[str, Any]) -> str:
     )
 
 
+def brief_evaluation_table(result: dict[str, Any]) -> str:
+    """What speech scores in the measures that papers quote."""
+    counts = result["clip_counts"]["speech"]
+    chosen = [
+        result["metrics"][name] for name in ("stoi", "pesq_wb", "log_mel_l1", "f0_correlation", "codebook_usage")
+    ]
+    return _table(
+        [f"speech, {counts['num_clips']} clips", "value", "better"],
+        [
+            [
+                f"{metric['label']}{f' ({unit})' if (unit := metric['unit']) else ''}",
+                _score(score),
+                metric["direction"],
+            ]
+            for metric in chosen
+            if (score := metric["kinds"]["speech"])
+        ],
+        f"`{result['command']}`; in brackets the 95 % interval of the mean.",
+    )
+
+
 def _score(score: dict[str, Any] | None) -> str:
     if score is None or score["value"] is None:
         return "-"
@@ -141,6 +162,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers_table,
     "dtype_agreement": dtype_agreement_table,
     "nano_75": evaluation_table,
+    "nano_75_brief": brief_evaluation_table,
     "training": training_table,
     "revival": revival_table,
 }
@@ -156,7 +178,8 @@ def with_tables(document: str) -> str:
     def render(place: re.Match[str]) -> str:
         if place["name"] not in RENDERERS:
             raise ValueError(f"no result is called {place['name']!r}; there are {', '.join(RENDERERS)}")
-        return place["begin"] + RENDERERS[place["name"]](read_result(place["name"])) + place["end"]
+        result = read_result(place["name"].removesuffix("_brief"))
+        return place["begin"] + RENDERERS[place["name"]](result) + place["end"]
 
     rendered, num_tables = _PLACE.subn(render, document)
     if num_tables != document.count("<!-- begin table:"):
