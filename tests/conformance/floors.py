@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 NOT_REPLACED = {"torch", "torchaudio"}
-EXTRAS = ("eval",)
+EXTRAS = ("eval", "train")
 
 
 def floors(pyproject: str) -> list[str]:
