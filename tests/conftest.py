@@ -27,6 +27,10 @@ from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel  # noqa: E402
 
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
+# Sums in one order, whatever the machine and whatever ran before: some tests compare what two moments computed, bit by
+# bit.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch, request):
