@@ -96,7 +96,6 @@ class GanStep:
             is_last = index == len(batches) - 1
             share = 1 / len(batches)
             real = batch["input_values"][:, 0]  # (B, 1, T) -> (B, T)
-            reconstruction = None
             if self.legacy and judges is not None:
                 with torch.no_grad():
                     seen = self._reconstruct(batch, bandwidth_ids[0], uses_quantizer, step)
