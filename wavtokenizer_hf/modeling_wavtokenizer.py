@@ -12,13 +12,14 @@ frames only.
 """
 
 import importlib
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +41,10 @@ _BACKBONE_INIT_STD = 0.02
 _DECODER_DROPOUT = 0.1
 _MAX_MAGNITUDE = 100.0
 
-# Vectors are compared with all entries of the codebook so many at once that the matrix has about this many numbers.
-_MAX_SIMILARITIES = 2**24
+# Activations of the encoder's first layers, and similarities to the entries of the codebook, are computed so many at
+# once: on a CPU what its caches hold, elsewhere what keeps the device busy and its memory free.
+_NUMBERS_AT_ONCE_ON_CPU = 2**20
+_NUMBERS_AT_ONCE = 2**26
 
 
 @dataclass
@@ -109,6 +112,38 @@ def _without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
+def _numbers_at_once(device: torch.device) -> int:
+    return _NUMBERS_AT_ONCE_ON_CPU if device.type == "cpu" else _NUMBERS_AT_ONCE
+
+
+def _convolve(conv: nn.Conv1d, hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What `conv` computes from (B, C, L) with a weight; on a CPU in the layout of memory that it is fastest in.
+
+    There the channels of a position lie side by side, in what comes in and in what goes out. oneDNN computes in that
+    order without converting, and layer norms and linear layers read it without a copy. Every element-wise operation
+    keeps the layout, `_join` does, and `F.pad` does not.
+    """
+    if hidden_states.device.type != "cpu":
+        return conv._conv_forward(hidden_states, weight, conv.bias)
+    image = hidden_states.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, C, L) -> (B, C, 1, L)
+    stride, padding, dilation = (1, conv.stride[0]), (0, int(conv.padding[0])), (1, conv.dilation[0])
+    return F.conv2d(image, weight.unsqueeze(2), conv.bias, stride, padding, dilation, conv.groups).squeeze(2)
+
+
+def _side_by_side(weight: torch.Tensor) -> torch.Tensor:
+    """The weight (C', C, K) of a convolution in the order in which `_convolve` reads it."""
+    if weight.device.type != "cpu":
+        return weight
+    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
+
+
+def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Concatenates (B, C, ...) over time, in the layout of `_convolve`."""
+    if parts[0].device.type != "cpu":
+        return torch.cat(parts, dim=-1)
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+
+
 def _initialised(module: AnyModule, **how: float) -> AnyModule:
     """Notes on a torch module how `_init_weights` sets it: cut normal of a `std`, or a constant `value`.
 
@@ -126,7 +161,7 @@ def _merge_weight_norm(conv: Any) -> None:
     requires_grad = conv.parametrizations.weight.original1.requires_grad
     with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode is of no use outside it
         weight = conv.weight.clone()
-    conv.__class__ = nn.Conv1d
+    conv.__class__ = WavTokenizerConvolution
     del conv.parametrizations
     conv.weight = nn.Parameter(weight, requires_grad=requires_grad)
     # What is left is a hook that reads the older names of the two tensors; it cannot be pickled.
@@ -148,6 +183,42 @@ class _Float32Buffers(nn.Module):
 # ---------------------------------------------------------------------------------------------------------- encoder
 
 
+class WavTokenizerConvolution(nn.Conv1d):
+    """`nn.Conv1d`, fast on a CPU, and ready to take a weight that was computed before."""
+
+    def forward(self, hidden_states: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolves (B, C, L) into (B, C', L')."""
+        return _convolve(self, hidden_states, self.weight if weight is None else weight)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Which part of its clips a tensor holds, for the layers that pad clips at their ends.
+
+    Args:
+        is_start: Whether the clips begin where it begins, and are padded there. Else what it begins with is context,
+            which every convolution uses up.
+        is_end: Whether the clips end in it, and are padded there. Else it ends with context.
+        num_valid: Positions up to the end of each clip, (B,), where the ends differ.
+        weights: Weights that were computed before, once for many pieces; the other layers compute their own.
+    """
+
+    is_start: bool = True
+    is_end: bool = True
+    num_valid: torch.Tensor | None = None
+    weights: dict["WavTokenizerConv1d", torch.Tensor] = field(default_factory=dict)
+
+    def after(self, conv: "WavTokenizerConv1d") -> "_Piece":
+        """The piece that is left of this one after a convolution."""
+        if self.num_valid is None:
+            return self
+        context = 0 if self.is_start else conv.left_padding
+        return replace(self, num_valid=(self.num_valid - context + conv.stride - 1) // conv.stride)
+
+
+_WHOLE = _Piece()
+
+
 class WavTokenizerConv1d(nn.Module):
     """Weight-normalised convolution whose output has ceil(length / stride) frames for any length of 1 and more.
 
@@ -156,7 +227,7 @@ class WavTokenizerConv1d(nn.Module):
     and the surplus is dropped after padding.
 
     Source: `encoder/modules/conv.py: SConv1d, pad1d` of the original.
-    Deviates: In a batch, each clip is padded at its own end.
+    Deviates: In a batch, each clip is padded at its own end; a piece of a clip is not padded where the clip goes on.
     """
 
     def __init__(
@@ -169,27 +240,26 @@ class WavTokenizerConv1d(nn.Module):
         dilation: int = 1,
     ):
         super().__init__()
-        self.conv = weight_norm(nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation))
+        conv = WavTokenizerConvolution(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation)
+        self.conv = weight_norm(conv)
         self.stride = stride
         self.reflects = config.pad_mode == "reflect"
         total = (kernel_size - 1) * dilation + 1 - stride
         self.right_padding = 0 if config.use_causal_conv else total // 2
         self.left_padding = total - self.right_padding
+        # The last stride may need as much as this beyond a clip's end.
+        self.widest_right_padding = self.right_padding + stride - 1
         self.is_pointwise = kernel_size == stride == 1
 
-    def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves (B, C, length) into (B, C', ceil(length / stride))."""
+    def forward(self, hidden_states: torch.Tensor, piece: _Piece = _WHOLE) -> torch.Tensor:
+        """Convolves (B, C, length) into (B, C', ceil(length / stride)), less what was context."""
         if self.is_pointwise:
             padded = hidden_states
-        elif num_valid is None:
-            padded = self._pad(hidden_states)
+        elif piece.num_valid is None:
+            padded = self._pad(hidden_states, piece)
         else:
-            padded = self._pad_each(hidden_states, num_valid.to(hidden_states.device))
-        return self.conv(padded)
-
-    def num_output_frames(self, num_valid: torch.Tensor) -> torch.Tensor:
-        """Valid frames that are left of `num_valid` after the stride."""
-        return (num_valid + self.stride - 1) // self.stride
+            padded = self._pad_each(hidden_states, piece, piece.num_valid.to(hidden_states.device))
+        return self.conv(padded, piece.weights.get(self))
 
     # The two paddings below read the signal by index: position p before the start holds sample -p, position p from the
     # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is
@@ -197,42 +267,62 @@ class WavTokenizerConv1d(nn.Module):
     # padding, stride - 1 beyond the least: that gives ceil(length / stride) frames, and what lies past a length's own
     # padding reaches none of them. Nothing branches on the length, so torch.export keeps it dynamic.
 
-    def _pad(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _pad(self, hidden_states: torch.Tensor, piece: _Piece) -> torch.Tensor:
         """Pads clips of one length: (B, C, length) -> (B, C, left + length + widest right)."""
         length = hidden_states.shape[-1]
-        widest = self.right_padding + self.stride - 1
+        left, context = (self.left_padding, 0) if piece.is_start else (0, self.left_padding)
+        widest = self.widest_right_padding if piece.is_end else 0
+        if not (left or widest):
+            return hidden_states
         if not self.reflects:
-            return F.pad(hidden_states, (self.left_padding, widest))
+            return F.pad(hidden_states, (left, widest))
         device = hidden_states.device
-        before = torch.arange(self.left_padding, 0, -1, device=device)
+        before = torch.arange(left, 0, -1, device=device)
         after = torch.arange(widest, device=device) + length
-        right_padding = self.right_padding + (-length) % self.stride
-        turn = torch.sym_max(length, torch.sym_max(self.left_padding, right_padding) + 1)
+        right_padding = self.right_padding + (context - length) % self.stride
+        turn = torch.sym_max(length, torch.sym_max(left, right_padding) + 1)
         after = torch.where(after < turn, after, 2 * (turn - 1) - after)
         edges = [
             hidden_states.index_select(-1, index.clamp(0, length - 1)).masked_fill(index >= length, 0)
             for index in (before, after)
         ]
-        return torch.cat([edges[0], hidden_states, edges[1]], dim=-1)
+        return _join([edges[0], hidden_states, edges[1]])
 
-    def _pad_each(self, hidden_states: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
+    def _pad_each(self, hidden_states: torch.Tensor, piece: _Piece, num_valid: torch.Tensor) -> torch.Tensor:
         """Pads every clip at its own end: (B, C, length) -> (B, C, left + length + widest right)."""
         num_channels, length = hidden_states.shape[-2:]
         end = num_valid[:, None]  # (B, 1)
-        widest = self.right_padding + self.stride - 1
-        right_padding = self.right_padding + (-end) % self.stride
-        turn = torch.maximum(end, right_padding.clamp(min=self.left_padding) + 1)
+        left, context = (self.left_padding, 0) if piece.is_start else (0, self.left_padding)
+        widest = self.widest_right_padding
+        right_padding = self.right_padding + (context - end) % self.stride
+        turn = torch.maximum(end, right_padding.clamp(min=left) + 1)
         after = torch.arange(widest, device=hidden_states.device) + end  # (B, widest)
-        before = torch.arange(self.left_padding, 0, -1, device=hidden_states.device).expand(end.shape[0], -1)
+        before = torch.arange(left, 0, -1, device=hidden_states.device).expand(end.shape[0], -1)
         reflected = torch.where(after < turn, after, 2 * (turn - 1) - after)
         edges = []
         for index in (before, reflected):
             exists = (index < end) & (index >= 0) & self.reflects
             index = index.clamp(0, length - 1)[:, None].expand(-1, num_channels, -1)
             edges.append(hidden_states.gather(-1, index).masked_fill(~exists[:, None], 0))
-        padded = F.pad(torch.cat([edges[0], hidden_states], dim=-1), (0, widest))
-        positions = (self.left_padding + after)[:, None].expand(-1, num_channels, -1)
+        room = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], widest)
+        padded = _join([edges[0], hidden_states, room])
+        positions = (left + after)[:, None].expand(-1, num_channels, -1)
         return padded.scatter(-1, positions, edges[1])
+
+
+class WavTokenizerELU(nn.Module):
+    """ELU.
+
+    Deviates: On a CPU in float32 and without gradients, exp(x) - 1 stands for expm1(x), since torch computes `exp`
+    several times as fast as `expm1`. The two differ by no more than the rounding of numbers near 1, 6e-8.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        is_plain = hidden_states.device.type == "cpu" and hidden_states.dtype == torch.float32
+        if not is_plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.elu(hidden_states)
+        below = hidden_states.clamp(max=0).exp_().sub_(1)
+        return torch.maximum(hidden_states, below, out=below)
 
 
 class WavTokenizerResidualBlock(GradientCheckpointingLayer):
@@ -246,9 +336,9 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
         narrow = num_channels // config.compress
         self.block = nn.ModuleList(
             [
-                nn.ELU(),
+                WavTokenizerELU(),
                 WavTokenizerConv1d(config, num_channels, narrow, config.residual_kernel_size, dilation=dilation),
-                nn.ELU(),
+                WavTokenizerELU(),
                 WavTokenizerConv1d(config, narrow, num_channels, kernel_size=1),
             ]
         )
@@ -256,14 +346,21 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
         if config.use_conv_shortcut:
             self.shortcut = WavTokenizerConv1d(config, num_channels, num_channels, kernel_size=1)
 
-    def forward(self, hidden_states: torch.Tensor, num_valid: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def dilated(self) -> WavTokenizerConv1d:
+        """The one convolution of the block that looks beyond a position."""
+        return cast(WavTokenizerConv1d, self.block[1])
+
+    def forward(self, hidden_states: torch.Tensor, piece: _Piece = _WHOLE) -> torch.Tensor:
         residual = hidden_states
-        for layer in self.block:
-            if isinstance(layer, WavTokenizerConv1d):
-                hidden_states = layer(hidden_states, num_valid)
-            else:
-                hidden_states = layer(hidden_states)
-        return self.shortcut(residual) + hidden_states
+        activation, dilated, last_activation, pointwise = self.block
+        hidden_states = last_activation(dilated(activation(hidden_states), piece))
+        # What the convolution used up as context.
+        first = 0 if piece.is_start else self.dilated.left_padding
+        residual = residual[..., first : first + hidden_states.shape[-1]]
+        if isinstance(self.shortcut, WavTokenizerConv1d):
+            residual = self.shortcut(residual, piece)
+        return residual + pointwise(hidden_states, piece)
 
 
 class WavTokenizerLSTM(nn.Module):
@@ -276,14 +373,19 @@ class WavTokenizerLSTM(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(num_channels, num_channels, num_layers)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, L) to (B, C, L)."""
+    def forward(
+        self, hidden_states: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """Maps (B, C, L) to (B, C, L), and the state before (zeros where it is `None`) to the state after.
+
+        A state is what `nn.LSTM` takes and returns, two tensors (layers, B, C).
+        """
         sequence = hidden_states.permute(2, 0, 1)  # (B, C, L) -> (L, B, C)
         if torch.compiler.is_exporting():
             output = _scan_lstm(self.lstm, sequence)
         else:
-            output, _ = self.lstm(sequence)
-        return (output + sequence).permute(1, 2, 0)  # (L, B, C) -> (B, C, L)
+            output, state = self.lstm(sequence, state)
+        return (output + sequence).permute(1, 2, 0), state  # (L, B, C) -> (B, C, L)
 
 
 def _scan_lstm(lstm: nn.LSTM, sequence: torch.Tensor) -> torch.Tensor:
@@ -322,48 +424,193 @@ class WavTokenizerEncoder(nn.Module):
         for ratio in reversed(config.upsampling_ratios):
             for depth in range(config.num_residual_layers):
                 layers.append(WavTokenizerResidualBlock(config, width, config.dilation_growth_rate**depth))
-            layers.append(nn.ELU())
+            layers.append(WavTokenizerELU())
             layers.append(WavTokenizerConv1d(config, width, 2 * width, 2 * ratio, stride=ratio))
             width *= 2
         layers.append(WavTokenizerLSTM(width, config.num_lstm_layers))
-        layers.append(nn.ELU())
+        layers.append(WavTokenizerELU())
         layers.append(WavTokenizerConv1d(config, width, config.hidden_size, config.last_kernel_size))
         self.layers = nn.ModuleList(layers)
+        self.hop_length = config.hop_length
+        self._num_filters = config.num_filters
+        self._measure_reach()
+
+    def _measure_reach(self) -> None:
+        """Sets what a frame that enters the LSTM depends on.
+
+        `samples_before` and `samples_after` count what it depends on beyond its own hop, and `min_frames` is the
+        least number of frames of a piece that holds all that is reflected at its start or end, if it is not both.
+        """
+        samples_per_position, before, after, needed = 1, 0, 0, [1]
+        ends = []
+        for conv in self._convolutions():
+            needed.append(-(-(conv.left_padding + 1) * samples_per_position // self.hop_length))
+            ends.append((conv.widest_right_padding + 1) * samples_per_position + before)
+            before += conv.left_padding * samples_per_position
+            after += conv.right_padding * samples_per_position
+            samples_per_position *= conv.stride
+        needed += [1 + -(-(end - before) // self.hop_length) for end in ends]
+        self.samples_before, self.samples_after, self.min_frames = before, after, max(needed)
+
+    def _convolutions(self) -> list[WavTokenizerConv1d]:
+        """Those before the LSTM that look beyond a position, in their order."""
+        wide = (layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer for layer in self.layers[:-3])
+        return [layer for layer in wide if isinstance(layer, WavTokenizerConv1d)]
+
+    @property
+    def lstm(self) -> WavTokenizerLSTM:
+        return cast(WavTokenizerLSTM, self.layers[-3])
+
+    @property
+    def last_convolution(self) -> WavTokenizerConv1d:
+        return cast(WavTokenizerConv1d, self.layers[-1])
 
     def forward(
         self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Maps (B, 1, T) to latents (B, D, L), and to the hidden states where they are asked for."""
         recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
-        *before, lstm, activation, last = list(self.layers)
-        hidden_states = input_values.to(next(self.parameters()).dtype)
-        hidden_states, num_valid = self._run(before, hidden_states, num_valid, recorded)
-        # Outside the loop: torch.compile leaves an LSTM out of its graphs, and a whole loop with it.
-        hidden_states = lstm(hidden_states)
+        if recorded is not None or torch.compiler.is_compiling():
+            hidden_states = self._run(input_values, _Piece(num_valid=num_valid), recorded)
+        else:
+            hidden_states = self.convolve(input_values, num_valid)
+        hidden_states, _ = self.lstm(hidden_states)
         if recorded is not None:
             recorded.append(hidden_states)
-        hidden_states, _ = self._run([activation, last], hidden_states, num_valid, recorded)
-        return hidden_states, None if recorded is None else tuple(recorded)
+        if num_valid is not None:
+            num_valid = -(-num_valid // self.hop_length)
+        latents = self.project(hidden_states, num_valid)
+        return latents, None if recorded is None else (*recorded, latents)
 
-    @staticmethod
-    def _run(
-        layers: list[nn.Module],
+    def convolve(
+        self,
+        input_values: torch.Tensor,
+        num_valid: torch.Tensor | None = None,
+        is_start: bool = True,
+        is_end: bool = True,
+    ) -> torch.Tensor:
+        """The layers before the LSTM, in pieces that stay in the caches, whatever the length.
+
+        A piece takes along the samples that its first and last frames reach out to, less than a frame each way at the
+        released geometries, so that its frames are those of the whole clip.
+
+        Args:
+            input_values: (B, 1, T). Where it is not the start of the clips, the first frame's own samples begin at
+                `samples_before`, and what lies before them is context; where it is not their end, `samples_after`
+                samples of context follow the last frame's own.
+            num_valid: Samples up to the end of each clip, (B,); only where `is_end`.
+            is_start: Whether the clips begin here.
+            is_end: Whether the clips end here.
+
+        Returns:
+            (B, C, L). What lies past the end of a clip holds no meaning.
+        """
+        num_rows, _, length = input_values.shape
+        origin = 0 if is_start else self.samples_before  # where the samples of frame 0 begin
+        beyond = 0 if is_end else self.samples_after
+        frame_size = self._num_filters * self.hop_length
+        step = max(_NUMBERS_AT_ONCE_ON_CPU // frame_size, 2 * self.min_frames)
+        at_once = max(_numbers_at_once(input_values.device) // frame_size, step)
+        num_frames = -(-(length - origin - beyond) // self.hop_length)
+        if num_rows * num_frames <= at_once:
+            return self._run(input_values, _Piece(is_start, is_end, num_valid))
+
+        ends = [length] * num_rows if num_valid is None else num_valid.tolist()
+        stretches = []
+        for row, end in enumerate(ends):
+            count = -(-(end - origin - beyond) // self.hop_length)
+            for first, last in _cut(count, step):
+                starts, stops = is_start and first == 0, is_end and last == count
+                begin = origin + first * self.hop_length - (0 if starts else self.samples_before)
+                stop = end if stops else origin + last * self.hop_length + self.samples_after
+                stretches.append(_Stretch(starts, stops, row, first, last - first, begin, stop))
+        weights = {
+            conv: _side_by_side(conv.conv.weight)
+            for layer in self.layers[:-3]
+            for conv in layer.modules()
+            if isinstance(conv, WavTokenizerConv1d) and not conv.conv.bias.is_meta
+        }
+        # With room for what comes out past the end of a clip that is shorter than others of its group.
+        width = self.lstm.lstm.input_size
+        output = input_values.new_zeros(num_rows, num_frames + 2 * step, width, dtype=next(self.parameters()).dtype)
+        for group in _groups(stretches, at_once):
+            rows, firsts, begins, lengths = torch.tensor(
+                [(each.row, each.first, each.begin, each.end - each.begin) for each in group],
+                device=input_values.device,
+            ).T[..., None]  # (N, 1) each
+            widest = max(each.end - each.begin for each in group)
+            samples = (begins + torch.arange(widest, device=begins.device)).clamp(max=length - 1)
+            is_ragged = any(each.end - each.begin < widest for each in group)
+            frames = self._run(
+                input_values[rows, 0, samples][:, None],
+                _Piece(group[0].is_start, group[0].is_end, lengths[:, 0] if is_ragged else None, weights),
+            ).transpose(1, 2)  # (N, C, L) -> (N, L, C)
+            places = firsts + torch.arange(frames.shape[1], device=output.device)
+            output[rows, places] = frames.to(output.device)
+        return output[:, :num_frames].transpose(1, 2)
+
+    def project(
+        self,
         hidden_states: torch.Tensor,
-        num_valid: torch.Tensor | None,
-        recorded: list[torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs layers one after the other, and records the outputs of the convolutions that change rate or width."""
-        for layer in layers:
-            if isinstance(layer, nn.ELU):
+        num_valid: torch.Tensor | None = None,
+        is_start: bool = True,
+        is_end: bool = True,
+    ) -> torch.Tensor:
+        """What follows the LSTM; arguments as in `convolve`, in frames.
+
+        Context is `last_convolution.left_padding` frames before and `right_padding` after.
+        """
+        _, activation, last = self.layers[-3:]
+        return last(activation(hidden_states), _Piece(is_start, is_end, num_valid))
+
+    def _run(
+        self, hidden_states: torch.Tensor, piece: _Piece, recorded: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Runs the layers before the LSTM, and records the outputs of the convolutions that change rate or width."""
+        hidden_states = hidden_states.to(next(self.parameters()).dtype)
+        # One channel: the memory is the same in either order, but its strides tell the convolution which one is meant.
+        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, 1).transpose(1, 2)
+        for layer in self.layers[:-3]:
+            if isinstance(layer, WavTokenizerELU):
                 hidden_states = layer(hidden_states)
                 continue
-            hidden_states = layer(hidden_states, num_valid)
-            if isinstance(layer, WavTokenizerConv1d):
-                if num_valid is not None:
-                    num_valid = layer.num_output_frames(num_valid)
-                if recorded is not None:
-                    recorded.append(hidden_states)
-        return hidden_states, num_valid
+            hidden_states = layer(hidden_states, piece)
+            conv = layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer
+            piece = piece.after(cast(WavTokenizerConv1d, conv))
+            if recorded is not None and isinstance(layer, WavTokenizerConv1d):
+                recorded.append(hidden_states)
+        return hidden_states
+
+
+class _Stretch(NamedTuple):
+    """A stretch of one clip: `num_frames` frames from frame `first` on, computed from samples `begin`..`end` - 1."""
+
+    is_start: bool
+    is_end: bool
+    row: int
+    first: int
+    num_frames: int
+    begin: int
+    end: int
+
+
+def _cut(num_frames: int, step: int) -> Iterator[tuple[int, int]]:
+    """Frames in pieces of `step`, (first, one past the last), the last piece half as long to one and a half times."""
+    edges = [*range(0, max(step, num_frames - step // 2), step), num_frames]
+    return itertools.pairwise(edges)
+
+
+def _groups(stretches: list[_Stretch], at_once: int) -> Iterator[list[_Stretch]]:
+    """Stretches that run through the layers as one batch: padded alike, alike in length, and not too many frames."""
+    ordered = sorted(stretches, key=lambda stretch: (stretch.is_start, stretch.is_end, stretch.num_frames))
+    for _, alike in itertools.groupby(ordered, key=lambda stretch: (stretch.is_start, stretch.is_end)):
+        group: list[_Stretch] = []
+        for stretch in alike:
+            if group and (len(group) + 1) * stretch.num_frames > at_once:
+                yield group
+                group = []
+            group.append(stretch)
+        yield group
 
 
 # --------------------------------------------------------------------------------------------------------- quantizer
@@ -392,16 +639,14 @@ class WavTokenizerCodebook(_Float32Buffers):
         """Nearest entry by Euclidean distance: (B, D, L) -> int64 (B, L)."""
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
         with _without_autocast(vectors):
-            squares = self.embed.square().sum(dim=-1)
+            # |v - e|^2 = |v|^2 - 2 (v e - |e|^2 / 2), and the vector's own norm moves all its distances alike.
+            offsets = -0.5 * self.embed.square().sum(dim=-1)
             if torch.compiler.is_compiling():
-                return self._nearest(vectors, squares)
-            num_frames = max(1, _MAX_SIMILARITIES // (vectors.shape[0] * squares.shape[0]))
-            pieces = [self._nearest(piece, squares) for piece in vectors.split(num_frames, dim=1)]
-            return torch.cat(pieces, dim=1)
-
-    def _nearest(self, vectors: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-        # The vector's own norm moves all its distances alike and is left out.
-        return (2 * vectors @ self.embed.T).sub_(squares).argmax(dim=-1)
+                return (vectors @ self.embed.T + offsets).argmax(dim=-1)
+            at_once = max(1, _numbers_at_once(vectors.device) // offsets.shape[0])
+            flat = vectors.flatten(0, 1)
+            codes = [torch.addmm(offsets, some, self.embed.T).argmax(dim=-1) for some in flat.split(at_once)]
+            return torch.cat(codes).unflatten(0, vectors.shape[:2])
 
 
 class WavTokenizerQuantizer(nn.Module):
@@ -442,8 +687,9 @@ class WavTokenizerFrameConv1d(nn.Conv1d):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Maps (B, D, L) to (B, D', L)."""
         if self.left_padding:
-            hidden_states = F.pad(hidden_states, (self.left_padding, 0))
-        return super().forward(hidden_states)
+            past = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], self.left_padding)
+            hidden_states = _join([past, hidden_states])
+        return _convolve(self, hidden_states, self.weight)
 
 
 class WavTokenizerGroupNorm(nn.GroupNorm):
@@ -461,7 +707,8 @@ class WavTokenizerGroupNorm(nn.GroupNorm):
             frames = hidden_states.transpose(1, 2)  # (B, C, L) -> (B, L, C)
             return super().forward(frames.flatten(0, 1)).reshape(frames.shape).transpose(1, 2)
         if frame_mask is None:
-            return super().forward(hidden_states)
+            # As an image, which the norm can read in the layout of the convolutions.
+            return super().forward(hidden_states.unsqueeze(2)).squeeze(2)
         batch_size, num_channels, num_frames = hidden_states.shape
         dtype = hidden_states.dtype
         groups = hidden_states.reshape(batch_size, self.num_groups, -1, num_frames)

@@ -118,7 +118,20 @@ def test_lstm_runs_forward_in_time_with_a_skip_around_all_layers():
     module = _randomised(WavTokenizerLSTM(6, 2))
     signal = noise(2, 6, 9).double()
     expected = np.stack([(_lstm(row.T, module.lstm) + row.T).T for row in _array(signal)])
-    _close(module(signal), expected)
+    output, _ = module(signal)
+    _close(output, expected)
+
+
+@torch.no_grad()
+def test_lstm_goes_on_from_the_state_that_it_is_given():
+    module = _randomised(WavTokenizerLSTM(6, 2))
+    signal = noise(2, 6, 9).double()
+    whole, end = module(signal)
+    first, state = module(signal[..., :4])
+    second, state = module(signal[..., 4:], state)
+    _close(torch.cat([first, second], dim=-1), _array(whole))
+    for one, other in zip(state, end, strict=True):
+        _close(one, _array(other))
 
 
 @torch.no_grad()
