@@ -8,7 +8,7 @@ import importlib
 import math
 import numbers
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -28,6 +28,9 @@ _MAX_CHANNELS = 64
 
 # torchaudio tabulates a filter of about this many taps per pair of rates; coprime rates would need gigabytes.
 _MAX_RESAMPLING_TAPS = 50_000_000
+
+# torchaudio's defaults: zero crossings of the windowed sinc on either side, and its cutoff as a part of Nyquist's.
+_FILTER_ZERO_CROSSINGS, _FILTER_ROLLOFF = 6, 0.99
 
 _READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
 
@@ -81,6 +84,25 @@ def open_audio(source: str | os.PathLike | BinaryIO) -> Iterator[Any]:
             f"Cannot read {source} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a "
             "video, or convert another format, first (for example with ffmpeg)."
         ) from error
+
+
+def read_blocks(path: str | os.PathLike, block_s: float = 10.0) -> Iterator[np.ndarray]:
+    """Reads a sound file of any length a block at a time.
+
+    Args:
+        path: As in `read_audio`.
+        block_s: Seconds per block; the last one may be shorter.
+
+    Returns:
+        Blocks, float32 (channels, num_samples).
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: As `read_audio` does.
+    """
+    with open_audio(path) as file:
+        num_samples = max(1, round(block_s * file.samplerate))
+        for block in file.blocks(num_samples, dtype="float32", always_2d=True):
+            yield np.ascontiguousarray(block.T)  # (N, C) -> (C, N)
 
 
 def import_for(purpose: str, name: str) -> ModuleType:
@@ -268,25 +290,10 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
         if isinstance(clip, (str, os.PathLike)):
             samples, sampling_rate = read_audio(clip)
         else:
-            samples = self._as_float(clip, index)
+            samples = as_float(clip, f"Clip {index}")
         if sampling_rate is None:
             sampling_rate = self.sampling_rate
-        if samples.ndim not in (1, 2):
-            raise ValueError(
-                f"Clip {index}: expected shape (num_samples,) or (channels, num_samples), got {samples.shape}."
-            )
-        if samples.size == 0:
-            raise ValueError(f"Clip {index} is empty (shape {samples.shape}); a clip needs at least one sample.")
-        if samples.ndim == 2:
-            if samples.shape[0] > _MAX_CHANNELS:
-                raise ValueError(
-                    f"Clip {index} has shape {samples.shape}, read as (channels, num_samples): {samples.shape[0]} "
-                    "channels. Pass its transpose if the first axis is time, or a list of clips if it is a batch."
-                )
-            samples = samples.mean(axis=0, dtype=np.float32)
-        if not np.isfinite(samples).all():
-            first = int(np.argmin(np.isfinite(samples)))
-            raise ValueError(f"Clip {index} holds NaN or infinity, first at sample {first}; repair or drop the clip.")
+        samples = as_mono(samples, f"Clip {index}")
         if sampling_rate != self.sampling_rate:
             if not resample:
                 raise ValueError(
@@ -299,32 +306,58 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
             samples = samples * np.float32(10 ** (self.peak_db / 20) / peak) if peak > 0 else samples
         return samples
 
-    @staticmethod
-    def _as_float(clip: Any, index: int) -> np.ndarray:
-        """To float32; integer arrays by their type's range, lists of numbers as they are."""
-        if isinstance(clip, torch.Tensor):
-            clip = clip.detach().cpu()
-            array = (clip.float() if clip.is_floating_point() else clip).numpy()
-        elif isinstance(clip, np.ndarray):
-            array = clip
-        elif isinstance(clip, (list, tuple)):
-            try:
-                array = np.asarray(clip, dtype=np.float32)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"Clip {index}: expected a list of numbers, got {str(clip)[:80]}.") from error
-        else:
+
+def as_float(clip: Any, name: str) -> np.ndarray:
+    """An array, a tensor or a list of numbers as float32; integer arrays by their type's range, lists as they are.
+
+    Raises:
+        ValueError: For anything else; the message begins with `name`.
+    """
+    if isinstance(clip, torch.Tensor):
+        clip = clip.detach().cpu()
+        array = (clip.float() if clip.is_floating_point() else clip).numpy()
+    elif isinstance(clip, np.ndarray):
+        array = clip
+    elif isinstance(clip, (list, tuple)):
+        try:
+            array = np.asarray(clip, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: expected a list of numbers, got {str(clip)[:80]}.") from error
+    else:
+        raise ValueError(
+            f"{name}: expected a path, a NumPy array, a torch tensor or a list of numbers, got {type(clip).__name__}."
+        )
+    if array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        half_range = 2.0 ** (info.bits - 1)
+        offset = half_range if array.dtype.kind == "u" else 0.0
+        return ((array.astype(np.float64) - offset) / half_range).astype(np.float32)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{name}: expected real numbers, got an array of {array.dtype}.")
+    return array.astype(np.float32, copy=False)
+
+
+def as_mono(samples: np.ndarray, name: str) -> np.ndarray:
+    """Averages the channels of (N,) or (channels, N).
+
+    Raises:
+        ValueError: For another shape, no samples, NaN or infinity; the message begins with `name`.
+    """
+    if samples.ndim not in (1, 2):
+        raise ValueError(f"{name}: expected shape (num_samples,) or (channels, num_samples), got {samples.shape}.")
+    if samples.size == 0:
+        raise ValueError(f"{name} is empty (shape {samples.shape}); a clip needs at least one sample.")
+    if samples.ndim == 2:
+        if samples.shape[0] > _MAX_CHANNELS:
             raise ValueError(
-                f"Clip {index}: expected a path, a NumPy array, a torch tensor or a list of numbers, got "
-                f"{type(clip).__name__}."
+                f"{name} has shape {samples.shape}, read as (channels, num_samples): {samples.shape[0]} channels. "
+                "Pass its transpose if the first axis is time, or a list of clips if it is a batch."
             )
-        if array.dtype.kind in "iu":
-            info = np.iinfo(array.dtype)
-            half_range = 2.0 ** (info.bits - 1)
-            offset = half_range if array.dtype.kind == "u" else 0.0
-            return ((array.astype(np.float64) - offset) / half_range).astype(np.float32)
-        if array.dtype.kind != "f":
-            raise ValueError(f"Clip {index}: expected real numbers, got an array of {array.dtype}.")
-        return array.astype(np.float32, copy=False)
+        samples = samples.mean(axis=0, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        first = int(np.argmin(np.isfinite(samples)))
+        raise ValueError(f"{name} holds NaN or infinity, first at sample {first}; repair or drop the clip.")
+    return samples
 
 
 def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
@@ -342,6 +375,44 @@ def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.n
     functional = import_for("resampling", "torchaudio.functional")
     resampled = functional.resample(torch.from_numpy(np.ascontiguousarray(samples)), sampling_rate, target_rate)
     return resampled.numpy()
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], sampling_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    """Resamples a signal that comes in blocks to what resampling it whole would give, in the memory of a few blocks.
+
+    The filter repeats after `sampling_rate / gcd` samples, so a block that begins at a multiple of them, with as many
+    samples on either side as the filter reaches, gives the same samples as the whole signal.
+
+    Args:
+        blocks: Float32 (N,) each, of any lengths.
+        sampling_rate: Of the blocks, in Hz.
+        target_rate: In Hz.
+
+    Returns:
+        Blocks, float32 (N',); none where there are no samples.
+
+    Raises:
+        ValueError: If the rates have no useful common divisor.
+    """
+    if sampling_rate == target_rate:
+        yield from blocks
+        return
+    divisor = math.gcd(int(sampling_rate), target_rate)
+    period, target_period = int(sampling_rate) // divisor, target_rate // divisor
+    reach = math.ceil(_FILTER_ZERO_CROSSINGS * period / (min(period, target_period) * _FILTER_ROLLOFF))
+    context = period * (1 + -(-reach // period))
+    held = np.zeros(0, dtype=np.float32)  # from a multiple of the period on
+    done = 0  # periods at the start of `held` that were put out
+    for block in blocks:
+        held = np.concatenate([held, block])
+        until = (len(held) - context) // period
+        if until > done:
+            resampled = _resample(held[: until * period + context], sampling_rate, target_rate)
+            yield resampled[done * target_period : until * target_period]
+            dropped = max(0, until - context // period)
+            held, done = held[dropped * period :], until - dropped
+    if len(held) > done * period:
+        yield _resample(held, sampling_rate, target_rate)[done * target_period :]
 
 
 __all__ = ["WavTokenizerFeatureExtractor"]

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -275,7 +275,8 @@ class WavTokenizerConv1d(nn.Module):
         if not (left or widest):
             return hidden_states
         if not self.reflects:
-            return F.pad(hidden_states, (left, widest))
+            nothing = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], left + widest)
+            return _join([nothing[..., :left], hidden_states, nothing[..., left:]])
         device = hidden_states.device
         before = torch.arange(left, 0, -1, device=device)
         after = torch.arange(widest, device=device) + length
@@ -441,16 +442,19 @@ class WavTokenizerEncoder(nn.Module):
         `samples_before` and `samples_after` count what it depends on beyond its own hop, and `min_frames` is the
         least number of frames of a piece that holds all that is reflected at its start or end, if it is not both.
         """
-        samples_per_position, before, after, needed = 1, 0, 0, [1]
-        ends = []
+        samples_per_position, before, after = 1, 0, 0
+        at_start, at_end = [], []  # samples from the start of a piece that the reflections read
         for conv in self._convolutions():
-            needed.append(-(-(conv.left_padding + 1) * samples_per_position // self.hop_length))
-            ends.append((conv.widest_right_padding + 1) * samples_per_position + before)
+            if conv.reflects:
+                at_start.append((conv.left_padding + 1) * samples_per_position)
+                at_end.append((conv.widest_right_padding + 1) * samples_per_position + before)
             before += conv.left_padding * samples_per_position
             after += conv.right_padding * samples_per_position
             samples_per_position *= conv.stride
-        needed += [1 + -(-(end - before) // self.hop_length) for end in ends]
-        self.samples_before, self.samples_after, self.min_frames = before, after, max(needed)
+        self.samples_before, self.samples_after = before, after
+        # The last frame may hold one sample only, and a piece that is no start has the samples before it, too.
+        at_end = [self.hop_length + samples - before for samples in at_end]
+        self.min_frames = max([1, *(-(-samples // self.hop_length) for samples in (*at_start, *at_end))])
 
     def _convolutions(self) -> list[WavTokenizerConv1d]:
         """Those before the LSTM that look beyond a position, in their order."""
@@ -488,6 +492,7 @@ class WavTokenizerEncoder(nn.Module):
         num_valid: torch.Tensor | None = None,
         is_start: bool = True,
         is_end: bool = True,
+        weights: dict[WavTokenizerConv1d, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The layers before the LSTM, in pieces that stay in the caches, whatever the length.
 
@@ -501,6 +506,7 @@ class WavTokenizerEncoder(nn.Module):
             num_valid: Samples up to the end of each clip, (B,); only where `is_end`.
             is_start: Whether the clips begin here.
             is_end: Whether the clips end here.
+            weights: What `computed_weights` returned; computed here where it is not given.
 
         Returns:
             (B, C, L). What lies past the end of a clip holds no meaning.
@@ -513,7 +519,7 @@ class WavTokenizerEncoder(nn.Module):
         at_once = max(_numbers_at_once(input_values.device) // frame_size, step)
         num_frames = -(-(length - origin - beyond) // self.hop_length)
         if num_rows * num_frames <= at_once:
-            return self._run(input_values, _Piece(is_start, is_end, num_valid))
+            return self._run(input_values, _Piece(is_start, is_end, num_valid, weights or {}))
 
         ends = [length] * num_rows if num_valid is None else num_valid.tolist()
         stretches = []
@@ -524,12 +530,8 @@ class WavTokenizerEncoder(nn.Module):
                 begin = origin + first * self.hop_length - (0 if starts else self.samples_before)
                 stop = end if stops else origin + last * self.hop_length + self.samples_after
                 stretches.append(_Stretch(starts, stops, row, first, last - first, begin, stop))
-        weights = {
-            conv: _side_by_side(conv.conv.weight)
-            for layer in self.layers[:-3]
-            for conv in layer.modules()
-            if isinstance(conv, WavTokenizerConv1d) and not conv.conv.bias.is_meta
-        }
+        if weights is None:
+            weights = self.computed_weights()
         # With room for what comes out past the end of a clip that is shorter than others of its group.
         width = self.lstm.lstm.input_size
         output = input_values.new_zeros(num_rows, num_frames + 2 * step, width, dtype=next(self.parameters()).dtype)
@@ -555,13 +557,22 @@ class WavTokenizerEncoder(nn.Module):
         num_valid: torch.Tensor | None = None,
         is_start: bool = True,
         is_end: bool = True,
+        weights: dict[WavTokenizerConv1d, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """What follows the LSTM; arguments as in `convolve`, in frames.
 
         Context is `last_convolution.left_padding` frames before and `right_padding` after.
         """
         _, activation, last = self.layers[-3:]
-        return last(activation(hidden_states), _Piece(is_start, is_end, num_valid))
+        return last(activation(hidden_states), _Piece(is_start, is_end, num_valid, weights or {}))
+
+    def computed_weights(self) -> dict[WavTokenizerConv1d, torch.Tensor]:
+        """The weights that weight norm computes, for many calls of `convolve` and `project`.
+
+        They do not follow what becomes of the model's parameters. What is offloaded is left out.
+        """
+        convs = (module for module in self.modules() if isinstance(module, WavTokenizerConv1d))
+        return {conv: _side_by_side(conv.conv.weight) for conv in convs if not conv.conv.bias.is_meta}
 
     def _run(
         self, hidden_states: torch.Tensor, piece: _Piece, recorded: list[torch.Tensor] | None = None
@@ -674,6 +685,20 @@ def _zero_past_end(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None)
     return hidden_states if frame_mask is None else hidden_states.masked_fill(~frame_mask, 0)
 
 
+# What a causal decoder remembers of a stream: of each layer that looks back, the last frames of its input, or of its
+# output for the projections of keys and values, (B, C, l). Who streams makes it and owns it; a call of the backbone
+# replaces its tensors and changes none.
+LayerCache: TypeAlias = dict[nn.Module, torch.Tensor]
+
+
+def _with_past(layer: nn.Module, hidden_states: torch.Tensor, cache: LayerCache, num_kept: int | None) -> torch.Tensor:
+    """Frames (B, C, L) behind those that the cache has of a layer; it then has the last `num_kept` of all, or all."""
+    hidden_states = _join([cache[layer], hidden_states])
+    first = 0 if num_kept is None else max(0, hidden_states.shape[-1] - num_kept)
+    cache[layer] = hidden_states[..., first:].clone()
+    return hidden_states
+
+
 class WavTokenizerFrameConv1d(nn.Conv1d):
     """Convolution over frames, padded with zeros at both ends alike, or in a causal codec at the start only."""
 
@@ -684,11 +709,16 @@ class WavTokenizerFrameConv1d(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
         self.left_padding = kernel_size - 1 if config.is_causal else 0
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, cache: LayerCache | None = None) -> torch.Tensor:
         """Maps (B, D, L) to (B, D', L)."""
         if self.left_padding:
-            past = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], self.left_padding)
-            hidden_states = _join([past, hidden_states])
+            missing = self.left_padding
+            if cache is not None:
+                missing = max(0, missing - cache[self].shape[-1])
+                hidden_states = _with_past(self, hidden_states, cache, self.left_padding)
+            if missing:
+                zeros = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], missing)
+                hidden_states = _join([zeros, hidden_states])
         return _convolve(self, hidden_states, self.weight)
 
 
@@ -737,12 +767,17 @@ class WavTokenizerResnetBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(_DECODER_DROPOUT)
         self.conv2 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
 
-    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
         residual = hidden_states
         hidden_states = F.silu(self.norm1(hidden_states, frame_mask))
-        hidden_states = self.conv1(_zero_past_end(hidden_states, frame_mask))
+        hidden_states = self.conv1(_zero_past_end(hidden_states, frame_mask), cache)
         hidden_states = self.dropout(F.silu(self.norm2(hidden_states, frame_mask)))
-        return residual + self.conv2(_zero_past_end(hidden_states, frame_mask))
+        return residual + self.conv2(_zero_past_end(hidden_states, frame_mask), cache)
 
 
 def eager_attention_forward(
@@ -758,8 +793,8 @@ def eager_attention_forward(
     """Attention with its whole (L, L) matrix; `attention_mask` is boolean, true where a key may be seen."""
     scores = query @ key.transpose(2, 3) * scaling
     if module.is_causal:
-        frames = torch.arange(scores.shape[-1], device=scores.device)
-        scores = scores.masked_fill(~_may_see(frames, frames, module.window), torch.finfo(scores.dtype).min)
+        may_see = _last_may_see(*scores.shape[-2:], module.window, scores.device)
+        scores = scores.masked_fill(~may_see, torch.finfo(scores.dtype).min)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
@@ -770,6 +805,12 @@ def _may_see(frames: torch.Tensor, others: torch.Tensor, window: int | None) -> 
     """Which frames see which others in causal attention: frame numbers (..., L) and (..., M) -> (..., L, M)."""
     distance = frames[..., :, None] - others[..., None, :]
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _last_may_see(num_frames: int, num_others: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which of all frames the last ones see, (num_frames, num_others)."""
+    others = torch.arange(num_others, device=device)
+    return _may_see(others[num_others - num_frames :], others, window)
 
 
 def _in_blocks(
@@ -821,14 +862,25 @@ class WavTokenizerAttention(nn.Module):
         self.window: int | None = getattr(config, "attention_window", None)
 
     def forward(
-        self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps (B, D, L) to (B, D, L) and, with eager attention, to the weights (B, 1, L, L)."""
         normed = self.norm(hidden_states, frame_mask)
+        projected = self.q(normed), self.k(normed), self.v(normed)
+        if cache is not None:
+            num_kept = None if self.window is None else self.window - 1
+            projected = (
+                projected[0],
+                _with_past(self.k, projected[1], cache, num_kept),
+                _with_past(self.v, projected[2], cache, num_kept),
+            )
         # Contiguous, because torch's fused kernels refuse anything else and fall back on the whole (L, L) matrix.
         query, key, value = (
-            projection(normed).transpose(1, 2)[:, None].contiguous()  # (B, D, L) -> (B, 1, L, D)
-            for projection in (self.q, self.k, self.v)
+            tensor.transpose(1, 2)[:, None].contiguous()  # (B, D, L) -> (B, 1, L, D)
+            for tensor in projected
         )
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -836,8 +888,11 @@ class WavTokenizerAttention(nn.Module):
         num_frames = query.shape[2]
         # One row of keys serves every query, so the mask never grows with the square of the length.
         mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
-        if self.window is not None and attend is not eager_attention_forward:
-            query, key, value, mask = _in_blocks(query, key, value, self.window)
+        if attend is not eager_attention_forward:
+            if cache is not None:
+                mask = _last_may_see(num_frames, key.shape[2], self.window, key.device)[None, None]
+            elif self.window is not None:
+                query, key, value, mask = _in_blocks(query, key, value, self.window)
         attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
         attended = attended.transpose(1, 2).flatten(1, 2)[:, :num_frames]  # (B, W, N, D) -> (B, L, D)
         return hidden_states + self.proj_out(attended.transpose(1, 2)), weights
@@ -880,10 +935,14 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         self.gamma = nn.Parameter(torch.full((width,), 1 / config.decoder_num_layers))
 
     def forward(
-        self, hidden_states: torch.Tensor, bandwidth_id: torch.Tensor, frame_mask: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        bandwidth_id: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> torch.Tensor:
         residual = hidden_states
-        hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask))
+        hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask), cache)
         hidden_states = hidden_states.transpose(1, 2)  # (B, D, L) -> (B, L, D)
         hidden_states = self.norm(hidden_states, bandwidth_id)
         hidden_states = self.pwconv2(F.gelu(self.pwconv1(hidden_states)))
@@ -916,27 +975,43 @@ class WavTokenizerBackbone(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.is_causal = config.is_causal
 
+    def fresh_cache(self, batch_size: int) -> LayerCache:
+        """What the layers of a causal codec remember before the first frame: nothing."""
+        layers: list[Any] = [
+            layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
+        ]
+        for attention in self.pos_net:
+            if isinstance(attention, WavTokenizerAttention):
+                layers += attention.k, attention.v
+        return {layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers}
+
     def forward(
         self,
         latents: torch.Tensor,
         bandwidth_id: torch.Tensor,
         frame_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
+        cache: LayerCache | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, torch.Tensor | None]:
-        """Maps (B, D, L) and ids (B, 1) to features (B, L, D'), hidden states and attention weights."""
+        """Maps (B, D, L) and ids (B, 1) to features (B, L, D'), hidden states and attention weights.
+
+        With a `cache`, which only a causal codec can have, the frames go on from those of the calls before.
+        """
         attention_weights = None
-        hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask))
+        hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask), cache)
         if self.is_causal:
             frame_mask = None  # what lies past a clip's end reaches no frame before it
         for layer in self.pos_net:
             if isinstance(layer, WavTokenizerAttention):
-                hidden_states, attention_weights = layer(hidden_states, frame_mask)
+                hidden_states, attention_weights = layer(hidden_states, frame_mask, cache)
+            elif isinstance(layer, WavTokenizerResnetBlock):
+                hidden_states = layer(hidden_states, frame_mask, cache)
             else:
                 hidden_states = layer(hidden_states, frame_mask)
         hidden_states = self.norm(hidden_states.transpose(1, 2), bandwidth_id).transpose(1, 2)
         recorded = [hidden_states]
         for block in self.convnext:
-            hidden_states = block(hidden_states, bandwidth_id, frame_mask)
+            hidden_states = block(hidden_states, bandwidth_id, frame_mask, cache)
             recorded.append(hidden_states)
         features = self.final_layer_norm(hidden_states.transpose(1, 2))  # (B, D, L) -> (B, L, D)
         return features, tuple(recorded) if output_hidden_states else None, attention_weights
@@ -960,44 +1035,60 @@ class WavTokenizerISTFTHead(_Float32Buffers):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         self.hop_length, self.n_fft = config.hop_length, config.n_fft
+        self.trim = (config.n_fft - config.hop_length) // 2  # samples at either end
         self.linear = nn.Linear(config.decoder_hidden_size, config.n_fft + 2)
         self.window = nn.Buffer(torch.hann_window(config.n_fft, dtype=torch.float32), persistent=False)
 
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (B, L, D) to audio, (B, L * hop_length), 0 past a clip's end."""
+        frames = self.frames(features)
+        with _without_autocast(frames):
+            num_frames = frames.shape[1]
+            end = torch.full((1, 1), num_frames, device=frames.device)
+            if frame_mask is not None:
+                frames = frames.masked_fill(~frame_mask.transpose(1, 2), 0)
+                end = frame_mask.sum(dim=-1)  # (B, 1)
+            block = torch.arange(num_frames + self.overlap - 1, device=frames.device)
+            inside = slice(self.trim, self.trim + num_frames * self.hop_length)
+            audio = self.overlapped(frames).flatten(1)[:, inside]
+            audio = audio / self.envelope(block, end).flatten(1)[:, inside]
+            if frame_mask is None:
+                return audio
+            return audio.masked_fill(~frame_mask[:, 0].repeat_interleave(self.hop_length, dim=-1), 0)
+
+    def frames(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, L, D) to windowed frames of the waveform, (B, L, n_fft)."""
         spectrum = self.linear(features)
         spectrum = spectrum.to(torch.promote_types(spectrum.dtype, torch.float32))
         with _without_autocast(spectrum):
             log_magnitude, phase = spectrum.chunk(2, dim=-1)  # (B, L, F) each
             # Clipped twice: the first bound only keeps exp from overflowing, whose gradient would be NaN.
             magnitude = log_magnitude.clamp(max=1 + math.log(_MAX_MAGNITUDE)).exp().clamp(max=_MAX_MAGNITUDE)
-            frames = torch.fft.irfft(torch.polar(magnitude, phase), n=self.n_fft) * self.window
-            if frame_mask is not None:
-                frames = frames.masked_fill(~frame_mask.transpose(1, 2), 0)
-            return self._overlap_add(frames, frame_mask)
+            return torch.fft.irfft(torch.polar(magnitude, phase), n=self.n_fft) * self.window
 
-    def _overlap_add(self, frames: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """Adds windowed frames (B, L, n_fft) a hop apart, divides by the squared windows, trims both ends."""
-        num_frames = frames.shape[1]
+    def overlapped(self, frames: torch.Tensor) -> torch.Tensor:
+        """Adds windowed frames (B, L, n_fft) a hop apart: blocks of a hop, (B, L + 3, hop_length)."""
         parts = frames.unflatten(-1, (self.overlap, self.hop_length))  # (B, L, 4, hop)
         shifted = [F.pad(parts[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap)]
-        blocks = shifted[0] + shifted[1] + shifted[2] + shifted[3]  # (B, L + 3, hop)
+        return shifted[0] + shifted[1] + shifted[2] + shifted[3]
 
-        # Frame f covers blocks f..f+3, so block j holds parts i of frames j - i: those with 0 <= j - i < number of
-        # frames.
-        squares = self.window.to(frames.dtype).square().view(self.overlap, self.hop_length)
+    def envelope(self, block: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """The squared windows that overlap in the blocks with these numbers.
+
+        Frame f covers blocks f..f+3, so block j holds parts i of frames j - i: those with 0 <= j - i < number of
+        frames.
+
+        Args:
+            block: Integers (N,).
+            end: Number of frames of each clip, (B, 1).
+
+        Returns:
+            (B, N, hop_length)
+        """
+        squares = self.window.square().view(self.overlap, self.hop_length)
         up_to = F.pad(squares.cumsum(dim=0), (0, 0, 1, 0))  # (5, hop): sums of the first 0..4 parts
-        block = torch.arange(num_frames + self.overlap - 1, device=frames.device)
-        everything = torch.full((1, 1), num_frames, device=frames.device)
-        end = everything if frame_mask is None else frame_mask.sum(dim=-1)  # (1, 1) or (B, 1)
-        first = (block - end + 1).clamp(0, self.overlap)  # (1 or B, L + 3)
-        envelope = up_to[block.clamp(max=self.overlap - 1) + 1] - up_to[first]
-        trim = (self.n_fft - self.hop_length) // 2
-        inside = slice(trim, trim + num_frames * self.hop_length)
-        audio = blocks.flatten(1)[:, inside] / envelope.flatten(1)[:, inside].clamp(min=1e-11)
-        if frame_mask is None:
-            return audio
-        return audio.masked_fill(~frame_mask[:, 0].repeat_interleave(self.hop_length, dim=-1), 0)
+        first = (block - end + 1).clamp(0, self.overlap)  # (B, N)
+        return (up_to[block.clamp(max=self.overlap - 1) + 1] - up_to[first]).clamp(min=1e-11)
 
 
 # ------------------------------------------------------------------------------------------------------------ models

@@ -1,0 +1,7 @@
+"""Encoding and decoding without end: streams that equal the whole clip, and decoding in chunks."""
+
+from wavtokenizer_hf.streaming.decoder import ChunkedDecoder
+from wavtokenizer_hf.streaming.encoder import StreamingEncoder
+from wavtokenizer_hf.streaming.long_encoding import encode_long
+
+__all__ = ["ChunkedDecoder", "StreamingEncoder", "encode_long"]

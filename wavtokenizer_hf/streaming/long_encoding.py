@@ -1,0 +1,82 @@
+"""Encoding of recordings of any length in bounded memory."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from wavtokenizer_hf.feature_extraction_wavtokenizer import (
+    as_float,
+    as_mono,
+    open_audio,
+    read_blocks,
+    resample_blocks,
+)
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerEncoderModel, WavTokenizerModel
+from wavtokenizer_hf.streaming.encoder import StreamingEncoder
+
+
+def encode_long(
+    model: WavTokenizerModel | WavTokenizerEncoderModel,
+    source: str | os.PathLike | Iterable[Any],
+    sampling_rate: int | None = None,
+    block_s: float = 10.0,
+    progress: bool = True,
+) -> torch.Tensor:
+    """Encodes a recording of any length to the codes that it would get in one piece.
+
+    It is read, downmixed, resampled and encoded a block at a time: memory does not grow with the length, but for the
+    codes themselves.
+
+    Args:
+        model: A model with an encoder, in eval mode.
+        source: A sound file; or an iterable of blocks, arrays or tensors (num_samples,) or (channels, num_samples) of
+            any lengths, integers scaled by their type's range.
+        sampling_rate: Of an iterable's blocks, in Hz; `None` means the codec's. A file brings its own.
+        block_s: Seconds that are read from a file and encoded at once.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Codes, int64 (1, 1, L) on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not readable audio, or if there are no samples, NaN or infinity.
+        ImportError: If a package that reading or resampling needs does not load.
+
+    Example:
+
+    ```python
+    >>> audio_codes = encode_long(model, "audiobook.flac")
+    ```
+    """
+    total_s = None
+    blocks: Iterable[Any]
+    if isinstance(source, (str, os.PathLike)):
+        with open_audio(source) as file:
+            sampling_rate, total_s = int(file.samplerate), file.frames / file.samplerate
+        blocks, name = read_blocks(source, block_s), os.fspath(source)
+    else:
+        blocks, name = source, "The recording"
+    target_rate = model.config.sampling_rate
+    stream = StreamingEncoder(model)
+    codes = []
+    with tqdm(total=total_s, unit="s", desc="Encoding", disable=not progress, unit_scale=True) as bar:
+        for samples in resample_blocks(_mono(blocks, name), sampling_rate or target_rate, target_rate):
+            codes.append(stream.push(torch.from_numpy(samples)[None, None].to(model.device)).cpu())
+            bar.update(len(samples) / target_rate)
+    codes.append(stream.flush().cpu())
+    audio_codes = torch.cat(codes, dim=-1)
+    if not audio_codes.shape[-1]:
+        raise ValueError(f"{name} holds no samples; a recording needs at least one.")
+    return audio_codes
+
+
+def _mono(blocks: Iterable[Any], name: str) -> Iterator[np.ndarray]:
+    for number, block in enumerate(blocks):
+        samples = as_float(block, f"{name}, block {number}")
+        if samples.size:
+            yield as_mono(samples, f"{name}, block {number}")
