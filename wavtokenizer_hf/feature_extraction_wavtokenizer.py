@@ -100,8 +100,7 @@ def read_blocks(path: str | os.PathLike, block_s: float = 10.0) -> Iterator[np.n
         FileNotFoundError, ValueError, ImportError: As `read_audio` does.
     """
     with open_audio(path) as file:
-        num_samples = max(1, round(block_s * file.samplerate))
-        for block in file.blocks(num_samples, dtype="float32", always_2d=True):
+        for block in file.blocks(max(1, round(block_s * file.samplerate)), dtype="float32", always_2d=True):
             yield np.ascontiguousarray(block.T)  # (N, C) -> (C, N)
 
 
@@ -375,6 +374,29 @@ def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.n
     functional = import_for("resampling", "torchaudio.functional")
     resampled = functional.resample(torch.from_numpy(np.ascontiguousarray(samples)), sampling_rate, target_rate)
     return resampled.numpy()
+
+
+def prepare_blocks(
+    blocks: Iterable[Any], sampling_rate: int, target_rate: int, name: str = "The recording"
+) -> Iterator[np.ndarray]:
+    """What the feature extractor makes of a recording that comes in blocks: mono, at the codec's rate.
+
+    Args:
+        blocks: Arrays or tensors (N,) or (channels, N) of any lengths; integers are scaled by their type's range.
+        sampling_rate: Of the blocks, in Hz.
+        target_rate: In Hz.
+        name: What errors call the recording.
+
+    Returns:
+        Blocks, float32 (N',).
+
+    Raises:
+        ValueError: For a wrong shape or type, NaN or infinity; the message has the number of the block.
+    """
+    numbered = ((f"{name}, block {number}", block) for number, block in enumerate(blocks))
+    arrays = ((place, as_float(block, place)) for place, block in numbered)
+    mono = (as_mono(array, place) for place, array in arrays if array.size)
+    return resample_blocks(mono, sampling_rate, target_rate)
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], sampling_rate: int, target_rate: int) -> Iterator[np.ndarray]:

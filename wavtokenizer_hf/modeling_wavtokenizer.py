@@ -361,7 +361,7 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
         residual = residual[..., first : first + hidden_states.shape[-1]]
         if isinstance(self.shortcut, WavTokenizerConv1d):
             residual = self.shortcut(residual, piece)
-        return residual + pointwise(hidden_states, piece)
+        return pointwise(hidden_states, piece).add_(residual)
 
 
 class WavTokenizerLSTM(nn.Module):

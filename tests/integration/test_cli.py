@@ -192,7 +192,7 @@ def test_one_bad_file_is_reported_and_does_not_stop_the_rest(run, folder):
     assert err.count("error: ") == 4
     assert "film.wav" in err
     assert "WAV, FLAC, OGG" in err
-    assert f"error: {Path('in', 'nan.wav')}: Clip 0 holds NaN or infinity" in err
+    assert f"error: {Path('in', 'nan.wav')}: The recording, block 0 holds NaN or infinity" in err
     assert f"error: {Path('in', 'empty.wav')}: Clip 0 is empty" in err
     assert "No such audio file: gone.wav" in err
     assert "Encoding: 2 of 6 files done" in err
@@ -392,7 +392,7 @@ def test_an_error_is_one_line_and_debug_shows_where(run, folder):
     status, _, err = run(*arguments, "--debug")
     assert status == 1
     assert "Traceback" in err
-    assert "read_audio" in err
+    assert "open_audio" in err
 
 
 def test_loud_output_is_clipped_with_a_warning(run, tmp_path):

@@ -1,7 +1,9 @@
 """`wavtokenizer encode`: recordings to files of codes."""
 
 import enum
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,12 @@ from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from wavtokenizer_hf.cli.codec import Codec
 
 
 class CodeFormat(str, enum.Enum):
@@ -65,20 +73,16 @@ def encode(
             overwrite=overwrite,
         )
 
-        import torch
-
         from wavtokenizer_hf.cli.codec import load_codec
 
         codec = load_codec(model, "encoder", revision=revision, device=device, dtype=dtype.value)
 
         def work(job: Job) -> None:
-            clip = codec.feature_extractor(job.source, resample=True, return_tensors="pt")["input_values"]
-            with torch.inference_mode():
-                audio_codes = codec.model.encode(clip.to(codec.model.device)).audio_codes
+            audio_codes, num_samples = _encode(codec, job.source)
             codes = CodeFile(
-                audio_codes=audio_codes[0].cpu().numpy(),
+                audio_codes=audio_codes[0].numpy(),
                 sampling_rate=codec.config.sampling_rate,
-                num_samples=clip.shape[-1],
+                num_samples=num_samples,
                 hop_length=codec.config.hop_length,
                 codebook_size=codec.config.codebook_size,
                 fingerprint=codec.fingerprint or "",
@@ -90,3 +94,27 @@ def encode(
                 typer.echo(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
 
         run_jobs(jobs, work, verb="Encoding", debug=debug)
+
+
+def _encode(codec: "Codec", path: Path) -> tuple["torch.Tensor", int]:
+    """Codes (1, 1, L) of a recording of any length, and its number of samples at the codec's rate."""
+    import torch
+
+    from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio, prepare_blocks, read_blocks
+    from wavtokenizer_hf.streaming import encode_long
+
+    if codec.feature_extractor.peak_db is not None:  # the whole recording has to be seen before its first sample
+        clip = codec.feature_extractor(path, resample=True, return_tensors="pt")["input_values"]
+        with torch.inference_mode():
+            return codec.model.encode(clip.to(codec.model.device)).audio_codes.cpu(), clip.shape[-1]
+    with open_audio(path) as file:
+        rate = int(file.samplerate)
+    num_samples = 0
+
+    def blocks() -> "Iterator[np.ndarray]":
+        nonlocal num_samples
+        for block in prepare_blocks(read_blocks(path), rate, codec.config.sampling_rate):
+            num_samples += len(block)
+            yield block
+
+    return encode_long(codec.model, blocks(), progress=False), num_samples

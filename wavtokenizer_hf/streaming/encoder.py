@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, overload
 
 import torch
 
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerEncoderModel, WavTokenizerModel
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerEncoderModel, WavTokenizerPreTrainedModel
 
 
 class StreamingEncoder:
@@ -33,7 +33,7 @@ class StreamingEncoder:
     ```
     """
 
-    def __init__(self, model: WavTokenizerModel | WavTokenizerEncoderModel, batch_size: int = 1):
+    def __init__(self, model: WavTokenizerPreTrainedModel, batch_size: int = 1):
         encoder_model = getattr(model, "encoder_model", model)
         if not isinstance(encoder_model, WavTokenizerEncoderModel):
             raise ValueError(

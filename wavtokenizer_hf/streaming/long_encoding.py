@@ -1,26 +1,19 @@
 """Encoding of recordings of any length in bounded memory."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from wavtokenizer_hf.feature_extraction_wavtokenizer import (
-    as_float,
-    as_mono,
-    open_audio,
-    read_blocks,
-    resample_blocks,
-)
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerEncoderModel, WavTokenizerModel
+from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio, prepare_blocks, read_blocks
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 from wavtokenizer_hf.streaming.encoder import StreamingEncoder
 
 
 def encode_long(
-    model: WavTokenizerModel | WavTokenizerEncoderModel,
+    model: WavTokenizerPreTrainedModel,
     source: str | os.PathLike | Iterable[Any],
     sampling_rate: int | None = None,
     block_s: float = 10.0,
@@ -53,19 +46,19 @@ def encode_long(
     >>> audio_codes = encode_long(model, "audiobook.flac")
     ```
     """
-    total_s = None
+    total_s, name = None, "The recording"
     blocks: Iterable[Any]
     if isinstance(source, (str, os.PathLike)):
         with open_audio(source) as file:
             sampling_rate, total_s = int(file.samplerate), file.frames / file.samplerate
         blocks, name = read_blocks(source, block_s), os.fspath(source)
     else:
-        blocks, name = source, "The recording"
+        blocks = source
     target_rate = model.config.sampling_rate
     stream = StreamingEncoder(model)
     codes = []
     with tqdm(total=total_s, unit="s", desc="Encoding", disable=not progress, unit_scale=True) as bar:
-        for samples in resample_blocks(_mono(blocks, name), sampling_rate or target_rate, target_rate):
+        for samples in prepare_blocks(blocks, sampling_rate or target_rate, target_rate, name):
             codes.append(stream.push(torch.from_numpy(samples)[None, None].to(model.device)).cpu())
             bar.update(len(samples) / target_rate)
     codes.append(stream.flush().cpu())
@@ -73,10 +66,3 @@ def encode_long(
     if not audio_codes.shape[-1]:
         raise ValueError(f"{name} holds no samples; a recording needs at least one.")
     return audio_codes
-
-
-def _mono(blocks: Iterable[Any], name: str) -> Iterator[np.ndarray]:
-    for number, block in enumerate(blocks):
-        samples = as_float(block, f"{name}, block {number}")
-        if samples.size:
-            yield as_mono(samples, f"{name}, block {number}")
