@@ -111,6 +111,27 @@ def test_decode_gives_the_audio_of_the_model_at_the_exact_length(run, folder, mo
         np.testing.assert_allclose(samples, expected.clip(-1, 1), atol=step)
 
 
+def test_a_long_clip_decodes_in_pieces_to_nearly_the_same_sound_of_the_same_length(run, folder):
+    num_codes = 2000
+    CodeFile(
+        audio_codes=np.arange(num_codes)[None] % 61,
+        sampling_rate=24000,
+        num_samples=num_codes * HOP - 7,
+        hop_length=HOP,
+        codebook_size=64,
+        fingerprint="",
+        model="",
+        source="",
+    ).save("long.npz")
+    assert run("decode", "long.npz", "-o", "whole.wav", "--model", folder)[0] == 0
+    assert run("decode", "long.npz", "-o", "pieces.wav", "--model", folder, "--chunked")[0] == 0
+    whole, pieces = (soundfile.read(name)[0] for name in ("whole.wav", "pieces.wav"))
+    assert len(whole) == len(pieces) == num_codes * HOP - 7
+    error = pieces - whole
+    assert 0 < np.abs(error).max()
+    assert np.square(error).sum() < 0.1 * np.square(whole).sum()
+
+
 FORMATS = [
     *[(".wav", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")],
     (".flac", "PCM_16"),

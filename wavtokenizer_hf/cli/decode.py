@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
-from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio
+from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio_blocks
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
@@ -33,6 +33,10 @@ def decode(
     model: options.Model = DEFAULT,
     audio_format: options.AudioFormatChoice = None,
     bandwidth_id: options.BandwidthId = None,
+    chunked: Annotated[
+        bool,
+        typer.Option("--chunked", help="Decode long clips in pieces: bounded memory, nearly the same sound."),
+    ] = False,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
@@ -59,6 +63,7 @@ def decode(
         import torch
 
         from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
+        from wavtokenizer_hf.streaming import decode_long
 
         codec = load_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
         check_bandwidth_id(bandwidth_id, codec.config)
@@ -75,11 +80,15 @@ def decode(
                         f"{getattr(codec.config, name)}: decode it with the model that made it "
                         f"({codes.model or 'unknown'})"
                     )
-            audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.model.device)  # (1, L) -> (1, 1, L)
-            with torch.inference_mode():
-                audio_values = codec.model.decode(audio_codes, bandwidth_id=bandwidth_id).audio_values
-            samples = audio_values[0, 0, : codes.num_samples].cpu().numpy()
-            if write_audio(job.target, samples, codec.config.sampling_rate):
+            if chunked:
+                pieces = decode_long(codec.model, job.source, bandwidth_id=bandwidth_id, progress=False)
+            else:
+                audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.model.device)  # (1, L) -> (1, 1, L)
+                with torch.inference_mode():
+                    audio_values = codec.model.decode(audio_codes, bandwidth_id=bandwidth_id).audio_values
+                pieces = iter([audio_values[..., : codes.num_samples]])
+            arrays = (piece[0].cpu().numpy() for piece in pieces)  # (1, 1, T) -> (1, T)
+            if write_audio_blocks(job.target, arrays, codec.config.sampling_rate):
                 clipped.append(job.target)
             if not codes.fingerprint or codec.fingerprint is None:
                 unmarked.append(job.source)
