@@ -308,7 +308,7 @@ class WavTokenizerConv1d(nn.Module):
         room = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], widest)
         padded = _join([edges[0], hidden_states, room])
         positions = (left + after)[:, None].expand(-1, num_channels, -1)
-        return padded.scatter(-1, positions, edges[1])
+        return padded.scatter_(-1, positions, edges[1])
 
 
 class WavTokenizerELU(nn.Module):
@@ -518,7 +518,9 @@ class WavTokenizerEncoder(nn.Module):
         step = max(_NUMBERS_AT_ONCE_ON_CPU // frame_size, 2 * self.min_frames)
         at_once = max(_numbers_at_once(input_values.device) // frame_size, step)
         num_frames = -(-(length - origin - beyond) // self.hop_length)
-        if num_rows * num_frames <= at_once:
+        # oneDNN prepares for every new shape, which takes longer than a short clip: ends are filled up to few lengths.
+        is_on_grid = is_end and input_values.device.type == "cpu" and not torch.is_grad_enabled()
+        if num_rows * num_frames <= at_once and not is_on_grid:
             return self._run(input_values, _Piece(is_start, is_end, num_valid, weights or {}))
 
         ends = [length] * num_rows if num_valid is None else num_valid.tolist()
@@ -541,6 +543,9 @@ class WavTokenizerEncoder(nn.Module):
                 device=input_values.device,
             ).T[..., None]  # (N, 1) each
             widest = max(each.end - each.begin for each in group)
+            if is_on_grid and group[0].is_end:
+                spacing = max(self.hop_length, 2 ** (widest.bit_length() - 4))  # an eighth at most
+                widest = -(-widest // spacing) * spacing
             samples = (begins + torch.arange(widest, device=begins.device)).clamp(max=length - 1)
             is_ragged = any(each.end - each.begin < widest for each in group)
             frames = self._run(
@@ -793,7 +798,7 @@ def eager_attention_forward(
     """Attention with its whole (L, L) matrix; `attention_mask` is boolean, true where a key may be seen."""
     scores = query @ key.transpose(2, 3) * scaling
     if module.is_causal:
-        may_see = _last_may_see(*scores.shape[-2:], module.window, scores.device)
+        may_see = _last_may_see(scores.shape[-2], scores.shape[-1], module.window, scores.device)
         scores = scores.masked_fill(~may_see, torch.finfo(scores.dtype).min)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
