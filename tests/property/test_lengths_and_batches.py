@@ -17,6 +17,7 @@ EXTRACTOR = WavTokenizerFeatureExtractor(hop_length=HOP)
 lengths = st.one_of(st.integers(1, 3 * HOP), st.integers(1, 40 * HOP))
 
 
+@settings(deadline=None)
 @given(num_samples=st.integers(0, 10**9), ratios=st.lists(st.integers(1, 8), min_size=1, max_size=5))
 def test_the_number_of_codes_is_the_number_of_samples_over_the_hop_rounded_up(num_samples, ratios):
     ratios.append(2)
