@@ -5,7 +5,6 @@ VENV ?= .venv
 CACHE ?= .cache
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.dependencies
-AUDIO ?= conversion/LJ001-0002.flac
 
 .PHONY: help install style quality test test-all test-floors test-wheel demo bench clean
 
@@ -16,7 +15,7 @@ help:
 	@echo "make test-floors  the tests against the oldest supported dependencies"
 	@echo "make test-wheel   the built wheel alone: import and command line"
 	@echo "make quality      ruff and mypy;  make style  reformats"
-	@echo "make bench        the benchmarks, on a quiet machine"
+	@echo "make bench        the benchmarks, half an hour on a quiet machine (AUDIO=file or folder for your own)"
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
@@ -54,11 +53,19 @@ test-wheel: install
 		"import wavtokenizer_hf, os; assert os.path.realpath(wavtokenizer_hf.__file__).startswith(os.path.realpath('site')); print('imported from the wheel')"
 	cd $(CACHE)/wheel && PYTHONPATH=$$PWD/site $(abspath $(BIN))/python site/bin/wavtokenizer --help
 
+demo: AUDIO ?= conversion/LJ001-0002.flac
 demo: install
 	$(BIN)/python -m examples.demo $(AUDIO)
 
+# Commands that need no data but the recordings in the repository.
+bench: AUDIO ?= tests/golden/audio
 bench: install
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.speed --audio $(AUDIO)
+	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m benchmarks.speed \
+		--audio $(AUDIO) --seconds 10 30 60 --batch 0 --out benchmarks/results/speed_large_malloc.json
+	$(BIN)/python -m benchmarks.long_audio --audio $(AUDIO)
+	$(BIN)/python -m benchmarks.batch_exactness --audio $(AUDIO)
+	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.table
 

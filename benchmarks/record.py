@@ -18,13 +18,15 @@ from wavtokenizer_hf.audio.atomic import replacing
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "torchaudio", "transformers", "numpy")
+_ALLOCATOR_VARIABLES = ("LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def conditions(started_load: float) -> dict[str, Any]:
+def conditions(started_load: float, device: str = "cpu") -> dict[str, Any]:
     """Machine, versions, commit and settings, to stand beside the figures of a run.
 
     Args:
         started_load: Load average of the last minute when the run began (`os.getloadavg()[0]`).
+        device: Where it computed, `cpu` or `cuda`.
     """
     return {
         "command": shlex.join(["python", "-m", _module_name(), *map(_without_folders, sys.argv[1:])]),
@@ -38,14 +40,18 @@ def conditions(started_load: float) -> dict[str, Any]:
             "load_before": round(started_load, 2),
             "load_after": round(os.getloadavg()[0], 2),
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            **({"cuda": torch.version.cuda} if device == "cuda" else {}),
+        },
         "threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         # on long clips the allocator alone can double a time: fresh memory is mapped and faulted in for each layer
         "allocator": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith("MALLOC_") or name in ("LD_PRELOAD", "GLIBC_TUNABLES")
+            if name.startswith("MALLOC_") or name in _ALLOCATOR_VARIABLES
         },
     }
 

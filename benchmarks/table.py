@@ -1,73 +1,63 @@
 """Renders the result files into tables and puts these into the documents: `python -m benchmarks.table [--check]`.
 
 A document says where a table belongs by two comments, `<!-- begin table: NAME -->` and `<!-- end table: NAME -->`,
-where NAME is a result file's, or that with `_brief` for a shorter table of the same figures.
+where NAME is a result file's, or that with `_brief`, `_plan` or `_reading` for another table of the same file. The
+place of what has not been measured yet says so.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.chunked_tables import brief_chunked_decoding_tables, chunked_decoding_tables
+from benchmarks.corpus_tables import corpus_table, plan_table, reading_table
+from benchmarks.markdown import conditions, percent, table, threads
 from benchmarks.record import REPOSITORY, read_result, write_text
+from benchmarks.speed_tables import (
+    batch_exactness_table,
+    brief_speed_table,
+    loading_table,
+    long_audio_table,
+    speed_tables,
+    throughput_tables,
+)
 
 DOCUMENTS = (
     "README.md",
     "benchmarks/README.md",
+    "docs/corpora.md",
+    "docs/language-models.md",
     "docs/precision.md",
+    "docs/streaming.md",
     "wavtokenizer_hf/checkpoints/nano-75/README.md",
 )
+_PART = re.compile(r"_(brief|plan|reading)$")
 _PLACE = re.compile(
     r"(?P<begin><!-- begin table: (?P<name>\w+) -->\n).*?(?P<end><!-- end table: (?P=name) -->)", re.DOTALL
 )
 
 
-def peers_table(result: dict[str, Any]) -> str:
-    """A row for each system; in a cell the median time, and its ratio to the baseline's."""
-    cells = {
-        (entry["system"], entry["operation"], entry["audio_s"]): (
-            f"{entry['wall_s']['median']:.2f} s ({entry['ratio_to_baseline']['median']:.2f})"
-        )
-        for entry in result["measurements"]
-    }
-    columns = list(dict.fromkeys((operation, seconds) for _, operation, seconds in cells))
-    columns.sort(key=lambda column: (column[0] != "encode", column[1]))
-    return _table(
-        ["codec", "codes/s", "kbps", "weights (M)", *(f"{operation} {seconds:g} s" for operation, seconds in columns)],
-        [
-            [
-                name,
-                f"{system['codes_per_second']:g}",
-                f"{system['kbps']:.3g}",
-                f"{system['num_parameters'] / 1e6:.1f}",
-                *(cells.get((name, *column), "-") for column in columns),
-            ]
-            for name, system in result["systems"].items()
-        ],
-        _conditions(result),
-    )
-
-
 def dtype_agreement_table(result: dict[str, Any]) -> str:
     """A row for each model, type and variant; percentages of equal codes."""
     kinds = list(dict.fromkeys(kind for entry in result["measurements"] for kind in entry["share"] if kind != "all"))
-    return _table(
+    return table(
         ["model", "type", "in that type", "equal codes", *kinds, "lowest clip", "decoder SNR, median"],
         [
             [
                 entry["model"],
                 entry["dtype"],
                 entry["variant"],
-                _percent(entry["share"]["all"]),
-                *(_percent(entry["share"][kind]) for kind in kinds),
-                _percent(entry["lowest_clip"]["share"]),
+                percent(entry["share"]["all"]),
+                *(percent(entry["share"][kind]) for kind in kinds),
+                percent(entry["lowest_clip"]["share"]),
                 "∞" if (snr_db := entry["decoder_snr_db"]["median"]) is None else f"{snr_db:.1f} dB",
             ]
             for entry in result["measurements"]
         ],
         f"{result['measurements'][0]['num_clips']} clips, {result['settings']['seconds_encoded']:g} s. "
-        + _conditions(result),
+        + conditions(result),
     )
 
 
@@ -82,12 +72,12 @@ def evaluation_table(result: dict[str, Any]) -> str:
             rows.append([f"{metric['label']}{unit}", metric["direction"], *map(_score, scores)])
     header = [f"{kind}, {count['num_clips']} clips" for kind, count in counts.items()]
     machine, model = result["machine"], result["model"]
-    return _table(
+    return table(
         ["measure", "better", *header],
         rows,
         f"`{result['command']}`, {counts['all']['duration_s'] / 60:.1f} min of audio; in brackets the 95 % interval of"
         f" the mean. Fingerprint {model['fingerprint'][:12]}, {model['dtype']}, {machine['device']}, "
-        f"{_threads(machine['num_threads'])}, torch {machine['versions']['torch']}.",
+        f"{threads(machine['num_threads'])}, torch {machine['versions']['torch']}.",
     )
 
 
@@ -97,7 +87,7 @@ def brief_evaluation_table(result: dict[str, Any]) -> str:
     chosen = [
         result["metrics"][name] for name in ("stoi", "pesq_wb", "log_mel_l1", "f0_correlation", "codebook_usage")
     ]
-    return _table(
+    return table(
         [f"speech, {counts['num_clips']} clips", "value", "better"],
         [
             [
@@ -122,7 +112,7 @@ def _score(score: dict[str, Any] | None) -> str:
 def training_table(result: dict[str, Any]) -> str:
     """A row for each way of training; ratios to the plain loop."""
     settings = result["settings"]
-    return _table(
+    return table(
         ["training step", "audio s per s", "ratio", "peak memory", "ratio"],
         [
             [
@@ -135,18 +125,18 @@ def training_table(result: dict[str, Any]) -> str:
             for entry in result["measurements"]
         ],
         f"Batch {settings['batch']} of {settings['seconds']:g} s, {settings['steps']} steps in each of"
-        f" {settings['rounds']} processes, {settings['device']}. " + _conditions(result),
+        f" {settings['rounds']} processes, {settings['device']}. " + conditions(result),
     )
 
 
 def revival_table(result: dict[str, Any]) -> str:
     """A row for each way in which a codebook learns."""
-    return _table(
+    return table(
         ["codebook", "entries in use", "perplexity", "validation mel loss", "revived"],
         [
             [
                 entry["variant"],
-                _percent(entry["usage"]),
+                percent(entry["usage"]),
                 f"{entry['perplexity']:.0f}",
                 f"{entry['mel']:.4f}",
                 f"{entry['num_revived']:.0f}",
@@ -154,12 +144,50 @@ def revival_table(result: dict[str, Any]) -> str:
             for entry in result["measurements"]
         ],
         f"{result['settings']['steps']} steps of {result['settings']['batch']} clips, the recipe `nano-75` without"
-        f" discriminators, {result['settings']['num_clips']} validation clips. " + _conditions(result),
+        f" discriminators, {result['settings']['num_clips']} validation clips. " + conditions(result),
+    )
+
+
+def audio_lm_table(result: dict[str, Any]) -> str:
+    """A row for single codes and for each language model; bits per code of held-out recordings."""
+    models, settings = result["measurements"], result["settings"]
+    sizes, continuation = models[0], models[0]["continuation"]
+    return table(
+        ["what predicts a code", "bits a code"],
+        [
+            ["single codes: entropy", f"{sizes['unigram_entropy_bits']:.2f}"],
+            ["single codes: held out", f"{sizes['unigram_held_out_bits']:.2f}"],
+            *(
+                [f"language model, {model['variant']}: held out", f"{model['held_out_loss_bits']:.2f}"]
+                for model in models
+            ),
+        ],
+        f"`{settings['codec']}`, {sizes['num_train_codes']:,} codes of {sizes['num_train_recordings']:,} recordings,"
+        f" {sizes['num_held_out_codes']:,} of {sizes['num_held_out_recordings']} others held out;"
+        f" {sizes['num_weights'] / 1e6:.1f} million weights, {settings['epochs']:g} passes. The model went on with"
+        f" {continuation['prompt_s']:.1f} s of a held-out recording for {continuation['new_s']:.1f} s, in"
+        f" {continuation['elapsed_s']:.1f} s, the first of it after {continuation['first_new_sound_s']:.2f} s; what"
+        f" was streamed is {continuation['difference_to_decoding_in_pieces']:.0e} from what `ChunkedDecoder` makes of"
+        f" all codes, and {continuation['snr_to_decoding_at_once_db']:.1f} dB (SNR) from `decode`. "
+        + conditions(result),
     )
 
 
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "peers": peers_table,
+    "audio_lm": audio_lm_table,
+    "corpus": corpus_table,
+    "corpus_plan": plan_table,
+    "corpus_reading": reading_table,
+    "speed": speed_tables,
+    "speed_brief": brief_speed_table,
+    "speed_large_malloc": speed_tables,
+    "long_audio": long_audio_table,
+    "throughput_cuda": throughput_tables,
+    "chunked_decoding": chunked_decoding_tables,
+    "chunked_decoding_brief": brief_chunked_decoding_tables,
+    "batch_exactness_cpu": batch_exactness_table,
+    "batch_exactness_cuda": batch_exactness_table,
+    "loading": loading_table,
     "dtype_agreement": dtype_agreement_table,
     "nano_75": evaluation_table,
     "nano_75_brief": brief_evaluation_table,
@@ -178,7 +206,10 @@ def with_tables(document: str) -> str:
     def render(place: re.Match[str]) -> str:
         if place["name"] not in RENDERERS:
             raise ValueError(f"no result is called {place['name']!r}; there are {', '.join(RENDERERS)}")
-        result = read_result(place["name"].removesuffix("_brief"))
+        try:
+            result = read_result(_PART.sub("", place["name"]))
+        except FileNotFoundError:
+            return f"{place['begin']}Not measured yet.\n{place['end']}"
         return place["begin"] + RENDERERS[place["name"]](result) + place["end"]
 
     rendered, num_tables = _PLACE.subn(render, document)
@@ -203,29 +234,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in stale:
         print(f"{name} {'is out of date: run `python -m benchmarks.table`' if check else 'updated'}")
     return 1 if check and stale else 0
-
-
-def _conditions(result: dict[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
-    allocator = ", ".join(f"{name}={value}" for name, value in result["allocator"].items()) or "as the system sets it"
-    return (
-        f"{machine['processor']}, {_threads(result['threads'])} of {machine['logical_cores']}, load"
-        f" {machine['load_before']:g} before the run; allocator {allocator}; torch {versions['torch']}, transformers"
-        f" {versions['transformers']}; commit {result['commit']}, {result['finished'][:10]}."
-    )
-
-
-def _threads(number: int) -> str:
-    return "1 thread" if number == 1 else f"{number} threads"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption}\n"
 
 
 if __name__ == "__main__":

@@ -1,140 +1,15 @@
-"""The arithmetic of the benchmarks, on made-up clocks and tiny models, and the tables that show their results."""
+"""The arithmetic of the benchmarks of quality and training, on tiny models, and the tables that show all results."""
 
 import json
-import math
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 
-from benchmarks import dtype_agreement, peers, record, revival, table, training
+from benchmarks import dtype_agreement, record, revival, table, training
 from tests.tiny import noise, tiny_config
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig
-
-
-class Clock:
-    """Stands in for `time.perf_counter`; time passes only when a system says how long it took."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.log: list[tuple[str, int]] = []
-
-    def system(self, name: str, seconds_per_sample: float, max_rounds: int = 100) -> peers.System:
-        def encode(audio):
-            self.log.append((name, audio.shape[-1]))
-            self.now += seconds_per_sample * audio.shape[-1]
-            return audio
-
-        def decode(audio):
-            self.now += 3 * seconds_per_sample * audio.shape[-1]
-            return audio
-
-        return peers.System(name, "made up", 1, 75.0, 10, max_rounds, encode, decode)
-
-
-def measured(monkeypatch, num_rounds: int, **systems: tuple[float, int]) -> tuple[dict, Clock]:
-    clock = Clock()
-    monkeypatch.setattr(peers.time, "perf_counter", lambda: clock.now)
-    entries = peers.measure(
-        [clock.system(name, *arguments) for name, arguments in systems.items()],
-        np.array([0.5, -0.5, 0.25]),
-        [0.001, 0.002],
-        num_rounds,
-    )
-    return {(entry["system"], entry["operation"], entry["audio_s"]): entry for entry in entries}, clock
-
-
-def test_times_and_ratios_are_those_of_each_system_length_and_operation(monkeypatch):
-    entries, _ = measured(monkeypatch, 2, EnCodec=(2.0, 9), fast=(0.5, 9))
-    assert len(entries) == 8
-    encode, decode = entries["fast", "encode", 0.001], entries["fast", "decode", 0.002]
-    assert encode["wall_s"] == {"median": 12.0, "min": 12.0, "max": 12.0, "all": [12.0, 12.0]}
-    assert decode["wall_s"]["median"] == 72.0
-    assert encode["ratio_to_baseline"]["median"] == decode["ratio_to_baseline"]["median"] == 0.25
-    assert entries["EnCodec", "decode", 0.001]["ratio_to_baseline"]["all"] == [1.0, 1.0]
-
-
-def test_rounds_are_interleaved_and_their_order_rotates(monkeypatch):
-    _, clock = measured(monkeypatch, 3, EnCodec=(1.0, 9), b=(1.0, 9), c=(1.0, 9))
-    order = [name for name, num_samples in clock.log if num_samples == 48]
-    assert order == ["EnCodec", "b", "c", "b", "c", "EnCodec", "c", "EnCodec", "b"]
-    assert [name for name, num_samples in clock.log[:3]] == ["EnCodec", "b", "c"]  # the warm-up, on the shorter clip
-    assert {num_samples for _, num_samples in clock.log[:3]} == {24}
-
-
-def test_a_slow_system_stops_early_and_is_compared_with_the_same_rounds(monkeypatch):
-    entries, _ = measured(monkeypatch, 4, EnCodec=(1.0, 9), slow=(8.0, 2))
-    assert entries["slow", "encode", 0.002]["ratio_to_baseline"]["all"] == [8.0, 8.0]
-    assert len(entries["EnCodec", "encode", 0.002]["wall_s"]["all"]) == 4
-
-
-@pytest.mark.parametrize("output", [torch.zeros(1, 1, 24), torch.full((1, 1, 24), math.nan), torch.ones(1, 1, 12)])
-def test_a_system_that_gives_nothing_useful_is_not_timed(output):
-    broken = peers.System("broken", "", 1, 75.0, 10, 9, lambda audio: audio, lambda codes: output)
-    with pytest.raises(RuntimeError, match="broken gave shape"):
-        peers.measure([broken], np.ones(10), [0.001], 1)
-
-
-def test_the_clip_is_the_recording_in_a_loop():
-    assert peers.looped(np.array([1.0, 2.0, 3.0]), 7).tolist() == [[[1, 2, 3, 1, 2, 3, 1]]]
-
-
-def test_the_default_recording_is_there_and_comes_at_24_khz():
-    file = soundfile.info(peers.DEFAULT_AUDIO)
-    audio = peers.load_audio(peers.DEFAULT_AUDIO)
-    assert len(audio) == math.ceil(file.frames * 24000 / file.samplerate)
-    assert 0.01 < audio.std() < 1
-
-
-@pytest.mark.parametrize(
-    ("build", "config_class", "changes"),
-    [
-        (peers.encodec, "EncodecConfig", {"num_filters": 4, "hidden_size": 16}),
-        (peers.dac, "DacConfig", {"encoder_hidden_size": 4, "decoder_hidden_size": 64}),
-        (
-            peers.mimi,
-            "MimiConfig",
-            {
-                "num_filters": 4,
-                "hidden_size": 32,
-                "num_hidden_layers": 1,
-                "upsample_groups": 32,
-                "intermediate_size": 32,
-            }
-            | {"num_attention_heads": 2, "num_key_value_heads": 2, "vector_quantization_hidden_dimension": 16}
-            | {"codebook_dim": 16},
-        ),
-    ],
-)
-def test_a_peer_keeps_one_codebook_and_gives_a_whole_waveform(build, config_class, changes, monkeypatch):
-    full_size = getattr(peers, config_class)
-    monkeypatch.setattr(peers, config_class, lambda **given: full_size(**(given | changes)))
-    system = build()
-    with torch.inference_mode():
-        encoded = system.encode(noise(1, 1, 9600))
-        codes = encoded if isinstance(encoded, torch.Tensor) else encoded.audio_codes
-        decoded = system.decode(encoded)
-    assert codes.shape[-2:] == (1, round(0.4 * system.codes_per_second))
-    assert decoded.shape[-1] == pytest.approx(9600, abs=16)
-
-
-def test_peers_have_the_sizes_of_their_releases():
-    """Values in the released files: EnCodec 23.3 M, DAC 74.7 M, Mimi 96.2 M."""
-    with torch.device("meta"):
-        sizes = [system.num_parameters for system in (peers.encodec(), peers.dac(), peers.mimi())]
-    assert [round(size / 1e6, 1) for size in sizes] == [23.3, 74.7, 96.2]
-
-
-def test_the_fused_codec_has_the_weights_of_the_plain_one(monkeypatch, tiny_config):
-    monkeypatch.setattr(peers, "WavTokenizerConfig", lambda upsampling_ratios: tiny_config)
-    plain, fused = peers.wavtokenizer([5, 4, 2, 2])
-    with torch.inference_mode():
-        codes = plain.encode(noise(1, 1, 800))
-        assert torch.equal(codes, fused.encode(noise(1, 1, 800)))
-        assert torch.equal(plain.decode(codes), fused.decode(codes))
-    assert (plain.codes_per_second, plain.bits_per_code) == (300.0, 6)
 
 
 @pytest.fixture
@@ -309,14 +184,16 @@ def test_tables_in_the_documents_equal_the_results(capsys):
     assert table.main(["--check"]) == 0, capsys.readouterr().out
     documents = [(record.REPOSITORY / name).read_text(encoding="utf-8") for name in table.DOCUMENTS]
     for name in table.RENDERERS:
-        assert any(f"<!-- begin table: {name} -->\n|" in document for document in documents)
+        is_measured = (record.RESULTS / f"{name.removesuffix('_brief')}.json").exists()
+        begin = f"<!-- begin table: {name} -->\n{'|' if is_measured else 'Not measured yet.'}"
+        assert any(begin in document for document in documents), name
 
 
 def test_a_figure_that_differs_from_the_results_is_noticed(tmp_path, monkeypatch, capsys):
     document = (record.REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    seconds = f"{record.read_result('peers')['measurements'][0]['wall_s']['median']:.2f} s"
-    assert seconds in document
-    (tmp_path / "page.md").write_text(document.replace(seconds, "0.01 s", 1), encoding="utf-8")
+    speed = f"{record.read_result('training')['measurements'][0]['audio_s_per_s']['median']:.3g} |"
+    assert speed in document
+    (tmp_path / "page.md").write_text(document.replace(speed, "100 |", 1), encoding="utf-8")
     monkeypatch.setattr(table, "REPOSITORY", tmp_path)
     monkeypatch.setattr(table, "DOCUMENTS", ("page.md",))
     assert table.main(["--check"]) == 1
@@ -325,27 +202,19 @@ def test_a_figure_that_differs_from_the_results_is_noticed(tmp_path, monkeypatch
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == document
 
 
+def test_what_has_not_been_measured_has_no_figures(monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    place = "<!-- begin table: speed -->\n| 1 |\n<!-- end table: speed -->"
+    assert table.with_tables(place) == "<!-- begin table: speed -->\nNot measured yet.\n<!-- end table: speed -->"
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
         ("<!-- begin table: nothing -->\n<!-- end table: nothing -->", "no result is called 'nothing'"),
-        ("<!-- begin table: peers -->\n", "lacks its"),
+        ("<!-- begin table: speed -->\n", "lacks its"),
     ],
 )
 def test_a_misplaced_table_is_an_error(document, message):
     with pytest.raises(ValueError, match=message):
         table.with_tables(document)
-
-
-def test_every_single_run_backs_the_medians_of_the_kept_result():
-    result = record.read_result("peers")
-    names = set(result["systems"])
-    cells = {(entry["system"], entry["operation"], entry["audio_s"]) for entry in result["measurements"]}
-    assert cells == {
-        (name, operation, seconds) for name in names for operation in ("encode", "decode") for seconds in (10, 30)
-    }
-    assert {"EnCodec", "DAC", "Mimi", "WavTokenizer 75", "WavTokenizer 40"} <= names
-    for entry in result["measurements"]:
-        times = entry["wall_s"]["all"]
-        assert len(times) >= 3
-        assert entry["wall_s"]["median"] == pytest.approx(np.median(times), abs=1e-4)
