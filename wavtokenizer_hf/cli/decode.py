@@ -1,7 +1,7 @@
 """`wavtokenizer decode`: files of codes to audio."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,9 @@ from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
+
+if TYPE_CHECKING:
+    from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerDecodingModel
 
 
 def decode(
@@ -81,7 +84,8 @@ def decode(
                         f"({codes.model or 'unknown'})"
                     )
             if chunked:
-                pieces = decode_long(codec.model, job.source, bandwidth_id=bandwidth_id, progress=False)
+                decoding_model = cast("WavTokenizerDecodingModel", codec.model)
+                pieces = decode_long(decoding_model, job.source, bandwidth_id=bandwidth_id, progress=False)
             else:
                 audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.model.device)  # (1, L) -> (1, 1, L)
                 with torch.inference_mode():
