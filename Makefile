@@ -37,14 +37,17 @@ quality: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file of tests stays in one process, so that what its tests share is made once.
+PARALLEL := --numprocesses auto --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: install
-	$(BIN)/python -m pytest -m "not gpu and not hub and not weights"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not hub and not weights"
 
 test-floors: install
-	$(BIN)/python -m tests.conformance.floors tests/unit tests/property tests/conformance tests/integration --ignore tests/integration/test_distributed.py
+	$(BIN)/python -m tests.conformance.floors $(PARALLEL) tests/unit tests/property tests/conformance tests/integration --ignore tests/integration/test_distributed.py
 
 test-wheel: install
 	rm -rf $(CACHE)/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(CACHE)/wheel .

@@ -96,12 +96,10 @@ class Recordings:
 
     def of_one_speaker(self) -> list[Clip]:
         """All that are long enough of whoever has most of them."""
-        speakers = Counter(
-            entry.columns["speaker"] for entry in self._entries if float(entry.columns["dur"]) >= CLIP_S
-        )
-        speakers.pop("", None)
+        spoken = [entry for entry in self._entries if entry.kind == "speech"]
+        speakers = Counter(entry.columns["speaker"] for entry in spoken if float(entry.columns["dur"]) >= CLIP_S)
         name = speakers.most_common(1)[0][0]
-        return self._long_enough([entry] for entry in self._entries if entry.columns["speaker"] == name)
+        return self._long_enough([entry] for entry in spoken if entry.columns["speaker"] == name)
 
     def _long_enough(self, groups: Iterable[Sequence[Entry]]) -> list[Clip]:
         clips = []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from wavtokenizer_hf.audio.files import find_files, read_audio, write_audio
+from wavtokenizer_hf.audio.files import find_files, read_audio, write_audio, write_audio_blocks
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000)
 
@@ -87,6 +87,33 @@ def test_every_rate_and_channel_count_comes_back(tmp_path, name, num_channels):
 def test_one_dimension_is_one_channel(tmp_path):
     write_audio(tmp_path / "a.wav", tone(1, 24000)[0], 24000)
     assert read_audio(tmp_path / "a.wav")[0].shape == (1, 2000)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_blocks_make_the_file_that_the_whole_clip_makes(tmp_path, name):
+    samples = tone(2, 24000, 70_000)
+    samples[:, 40_000:40_100] = 1.5
+    (tmp_path / "whole").mkdir()
+    num_clipped = write_audio(tmp_path / "whole" / name, samples, 24000)
+    blocks = np.split(samples, [0, 1, 39_999, 40_050], axis=1)
+    assert write_audio_blocks(tmp_path / name, iter(blocks), 24000, num_channels=2) == num_clipped == 200
+    np.testing.assert_array_equal(read_audio(tmp_path / name)[0], read_audio(tmp_path / "whole" / name)[0])
+
+
+def test_blocks_that_fail_leave_the_earlier_file_whole_and_nothing_else(tmp_path):
+    write_audio(tmp_path / "a.wav", tone(1, 24000), 24000)
+    before = (tmp_path / "a.wav").read_bytes()
+
+    def blocks():
+        yield tone(1, 24000)
+        raise OSError("the line is dead")
+
+    with pytest.raises(OSError, match="the line is dead"):
+        write_audio_blocks(tmp_path / "a.wav", blocks(), 24000)
+    with pytest.raises(ValueError, match=r"samples for .*a\.wav hold NaN or infinity"):
+        write_audio_blocks(tmp_path / "a.wav", [tone(1, 24000), np.full((1, 3), np.nan)], 24000)
+    assert files_in(tmp_path) == {"a.wav"}
+    assert (tmp_path / "a.wav").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a", "a.mp4", "a.npz"])

@@ -108,16 +108,31 @@ def write_audio(
     Raises:
         ValueError: If the suffix, the subtype or the samples cannot be written.
     """
-    encoding = _ENCODINGS.get(Path(path).suffix.lower())
-    if encoding is None:
-        raise ValueError(f"audio is written as {', '.join(WRITABLE_SUFFIXES)}, got {os.fspath(path)}")
-    subtype = subtype or encoding.subtype
+    _encoding_for(path)
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or samples.size == 0:
         raise ValueError(f"samples must be floats (T,) or (C, T), got {samples.dtype} of shape {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"samples for {os.fspath(path)} hold NaN or infinity")
-    frames = np.atleast_2d(samples).T  # (C, T) -> (T, C)
+    samples = np.atleast_2d(samples)
+    return write_audio_blocks(path, [samples], sampling_rate, num_channels=len(samples), subtype=subtype)
+
+
+def write_audio_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[np.ndarray],
+    sampling_rate: int,
+    *,
+    num_channels: int = 1,
+    subtype: str | None = None,
+) -> int:
+    """As `write_audio`, of a clip that comes in blocks, one of which is in memory at a time.
+
+    An error that the blocks raise leaves no file behind.
+
+    Shape:
+        blocks: each (C, T), T of 0 or more.
+    """
+    encoding = _encoding_for(path)
+    subtype = subtype or encoding.subtype
 
     from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for  # late, because it brings torch with it
 
@@ -125,7 +140,7 @@ def write_audio(
     if not soundfile.check_format(encoding.container, subtype):
         available = ", ".join(soundfile.available_subtypes(encoding.container))
         raise ValueError(f"{encoding.container} has no subtype {subtype!r}; it has {available}")
-    num_channels = frames.shape[1]
+    num_clipped = 0
     with replacing(path) as temporary:
         try:
             file = soundfile.SoundFile(temporary, "w", sampling_rate, num_channels, subtype, format=encoding.container)
@@ -134,10 +149,22 @@ def write_audio(
                 f"{encoding.container} cannot hold {num_channels} channels at {sampling_rate} Hz: {error.error_string}"
             ) from error
         with file:
-            # libsndfile's Vorbis encoder overflows the stack when it is handed a long clip in one piece.
-            for start in range(0, len(frames), _BLOCK_SAMPLES):
-                file.write(_quantized(frames[start : start + _BLOCK_SAMPLES], subtype))
-    return 0 if subtype in _FLOATS else int((np.abs(frames) > 1).sum())
+            for block in blocks:
+                if not np.isfinite(block).all():
+                    raise ValueError(f"samples for {os.fspath(path)} hold NaN or infinity")
+                frames = block.T  # (C, T) -> (T, C)
+                # libsndfile's Vorbis encoder overflows the stack when it is handed a long clip in one piece.
+                for start in range(0, len(frames), _BLOCK_SAMPLES):
+                    file.write(_quantized(frames[start : start + _BLOCK_SAMPLES], subtype))
+                num_clipped += 0 if subtype in _FLOATS else int((np.abs(frames) > 1).sum())
+    return num_clipped
+
+
+def _encoding_for(path: str | os.PathLike[str]) -> _Encoding:
+    encoding = _ENCODINGS.get(Path(path).suffix.lower())
+    if encoding is None:
+        raise ValueError(f"audio is written as {', '.join(WRITABLE_SUFFIXES)}, got {os.fspath(path)}")
+    return encoding
 
 
 def _quantized(frames: np.ndarray, subtype: str) -> np.ndarray:

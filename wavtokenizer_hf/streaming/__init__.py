@@ -2,6 +2,7 @@
 
 from wavtokenizer_hf.streaming.decoder import ChunkedDecoder
 from wavtokenizer_hf.streaming.encoder import StreamingEncoder
+from wavtokenizer_hf.streaming.long_decoding import decode_long
 from wavtokenizer_hf.streaming.long_encoding import encode_long
 
-__all__ = ["ChunkedDecoder", "StreamingEncoder", "encode_long"]
+__all__ = ["ChunkedDecoder", "StreamingEncoder", "decode_long", "encode_long"]

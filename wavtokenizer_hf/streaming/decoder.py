@@ -78,8 +78,8 @@ class ChunkedDecoder:
                 raise ValueError(
                     f"A causal codec is decoded exactly, code by code, and has no `{name}`. Leave it out, got {given}."
                 )
-            if given is not None and given < least:
-                raise ValueError(f"`{name}` must be {least} or more, got {given}.")
+            if given is not None and (not isinstance(given, int) or given < least):
+                raise ValueError(f"`{name}` must be a whole number of {least} or more, got {given}.")
         self.model = model
         self.batch_size = batch_size
         if model.config.is_causal:

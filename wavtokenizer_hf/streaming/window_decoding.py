@@ -7,8 +7,8 @@ import torch
 
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerDecodingModel
 
-# A chunk begins where the window before ended its own: there both have codes on either side. The fade between them ends
-# well before the codes of the earlier window do.
+# The fade begins where a chunk does: there both windows have codes on either side. It ends before the last frames of
+# the earlier window, which miss what overlaps with them.
 CROSSFADE_FRAMES = 3
 
 
@@ -31,12 +31,13 @@ class WindowDecoding:
         chunk_frames: int,
         context_frames: int,
         lookahead_frames: int,
+        crossfade_frames: int = CROSSFADE_FRAMES,
     ):
         model._bandwidth_ids(bandwidth_id, batch_size, model.device)  # refuses a wrong one now
         self._model, self._bandwidth_id, self._batch_size = model, bandwidth_id, batch_size
         self._chunk, self._context, self._lookahead = chunk_frames, context_frames, lookahead_frames
         self._hop_length = model.config.hop_length
-        self._fade_samples = min(CROSSFADE_FRAMES, lookahead_frames) * self._hop_length
+        self._fade_samples = min(crossfade_frames, (lookahead_frames + 1) // 2) * self._hop_length
         self.latency_frames = float(chunk_frames + lookahead_frames)
         self.settings = {
             "chunk_frames": chunk_frames,
@@ -71,7 +72,7 @@ class WindowDecoding:
     def flush(self, state: dict[str, Any]) -> torch.Tensor:
         num_left = state["num_codes"] - state["num_done"]
         is_decoded = state["tail"].shape[-1] == num_left * self._hop_length
-        return state["tail"] if is_decoded else self._decode(state, state["num_codes"])
+        return state["tail"].clone() if is_decoded else self._decode(state, state["num_codes"])
 
     def _first_code(self, state: dict[str, Any]) -> int:
         """Number of the first code that the state still holds."""
