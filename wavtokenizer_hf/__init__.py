@@ -1,11 +1,11 @@
 """WavTokenizer, the one-codebook audio codec, as a transformers model.
 
-Importing the package registers its classes for `AutoConfig`, `AutoModel`, `AutoModelForAudioTokenization` and
-`AutoFeatureExtractor`. Where transformers knows `wavtokenizer` itself, configuration and models become ours, and its
-feature extractor, which reads the same file, stays.
+Importing the package registers its classes for `AutoConfig`, `AutoModel`, `AutoModelForAudioTokenization`,
+`AutoFeatureExtractor` and `AutoProcessor`. Where transformers knows `wavtokenizer` itself, configuration and models
+become ours, and its feature extractor, which reads the same file, stays.
 """
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
 
 from .checkpoints import bundled_checkpoint
 from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
@@ -19,6 +19,7 @@ from .modeling_wavtokenizer import (
     WavTokenizerModel,
     WavTokenizerOutput,
 )
+from .processing_wavtokenizer import AudioVocabulary, WavTokenizerProcessor
 
 for _config, _model in (
     (WavTokenizerConfig, WavTokenizerModel),
@@ -28,10 +29,12 @@ for _config, _model in (
     AutoModel.register(_config, _model, exist_ok=True)
     AutoModelForAudioTokenization.register(_config, _model, exist_ok=True)
     AutoFeatureExtractor.register(_config, WavTokenizerFeatureExtractor, exist_ok=True)
+    AutoProcessor.register(_config, WavTokenizerProcessor, exist_ok=True)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AudioVocabulary",
     "WavTokenizerCausalConfig",
     "WavTokenizerCausalModel",
     "WavTokenizerConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "WavTokenizerFeatureExtractor",
     "WavTokenizerModel",
     "WavTokenizerOutput",
+    "WavTokenizerProcessor",
     "bundled_checkpoint",
     "fingerprint",
 ]

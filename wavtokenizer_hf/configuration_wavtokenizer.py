@@ -302,13 +302,20 @@ def stored_form(values: dict[str, Any], own_fields: dict[str, Any]) -> dict[str,
     return stored
 
 
-def copy_code_files(directory: str | os.PathLike) -> None:
-    """Puts the flat files that lie beside this one into a folder whose `auto_map` names them."""
+def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
+    """Puts the flat files of a codec, which lie beside this one, into a folder whose `auto_map` names them.
+
+    Args:
+        directory: Made if it does not exist.
+        further: Flat files that this folder needs besides: `"processing"` is that of a processor.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for source in sorted(Path(__file__).parent.glob("*_wavtokenizer.py")):
+    for kind in ("configuration", "feature_extraction", "modeling", *further):
+        source = Path(__file__).with_name(f"{kind}_wavtokenizer.py")
         destination = directory / source.name
-        if not (destination.exists() and destination.samefile(source)):
+        # transformers' cache of a folder's code holds what was loaded of it.
+        if source.exists() and not (destination.exists() and destination.samefile(source)):
             shutil.copyfile(source, destination)
 
 

@@ -59,6 +59,13 @@ def check_training(command: str) -> None:
     assert load_config(told["recipe"], told["changes"] or []).data.train == ["clips"]
 
 
+def check_corpus(command: str) -> None:
+    arguments = shlex.split(command.partition(" tokenize-corpus ")[2])
+    tokenize: Any = typer.main.get_command(wavtokenizer_hf.cli.app)
+    told = tokenize.commands["tokenize-corpus"].make_context("tokenize-corpus", arguments).params
+    assert (told["source"], told["is_on_ray"]) == ("clips", command.startswith("RAY_ADDRESS="))
+
+
 def check_tensorboard(command: str) -> None:
     assert command == "tensorboard --logdir runs"
 
@@ -72,6 +79,8 @@ NOT_RUN: dict[str, Callable[[str], None]] = {
     "python -m conversion convert ": check_released_checkpoint,
     "wavtokenizer train small-75 ": check_training,
     "wavtokenizer train finetune-decoder ": check_training,
+    "accelerate launch -m wavtokenizer_hf tokenize-corpus ": check_corpus,
+    "RAY_ADDRESS=auto wavtokenizer tokenize-corpus ": check_corpus,
     "accelerate launch ": check_training,
     "tensorboard ": check_tensorboard,
 }

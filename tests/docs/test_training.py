@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.docs.markdown import Row, read, rows
 from wavtokenizer_hf import WavTokenizerConfig
-from wavtokenizer_hf.evaluation.codebook_use import CodebookUse
+from wavtokenizer_hf.audio.codebook_use import CodebookUse
 from wavtokenizer_hf.training.config import load_config, recipe_names
 from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
 from wavtokenizer_hf.training.validation import Validation

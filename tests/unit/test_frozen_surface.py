@@ -9,6 +9,7 @@ import torch
 
 import wavtokenizer_hf
 from wavtokenizer_hf import (
+    AudioVocabulary,
     WavTokenizerConfig,
     WavTokenizerDecoderModel,
     WavTokenizerDecoderOutput,
@@ -17,9 +18,11 @@ from wavtokenizer_hf import (
     WavTokenizerFeatureExtractor,
     WavTokenizerModel,
     WavTokenizerOutput,
+    WavTokenizerProcessor,
 )
 
 PUBLIC_NAMES = [
+    "AudioVocabulary",
     "WavTokenizerCausalConfig",
     "WavTokenizerCausalModel",
     "WavTokenizerConfig",
@@ -30,6 +33,7 @@ PUBLIC_NAMES = [
     "WavTokenizerFeatureExtractor",
     "WavTokenizerModel",
     "WavTokenizerOutput",
+    "WavTokenizerProcessor",
     "bundled_checkpoint",
     "fingerprint",
 ]
@@ -173,6 +177,40 @@ SIGNATURES = {
     ],
     WavTokenizerFeatureExtractor.get_num_audio_codes: ["num_samples"],
     wavtokenizer_hf.fingerprint: ["model"],
+    AudioVocabulary.add_to: [
+        "tokenizer",
+        "config",
+        "token='<|audio_{}|>'",
+        "begin_token='<|audio_start|>'",
+        "end_token='<|audio_end|>'",
+        "placeholder_token='<|audio|>'",
+        "first_token_id=None",
+    ],
+    AudioVocabulary.from_tokenizer: ["tokenizer"],
+    AudioVocabulary.num_tokens: ["num_samples"],
+    AudioVocabulary.to_token_ids: ["audio_codes"],
+    AudioVocabulary.to_codes: ["token_ids"],
+    AudioVocabulary.to_spans: ["audio_codes", "audio_codes_mask=None"],
+    AudioVocabulary.to_text: ["audio_codes"],
+    AudioVocabulary.from_text: ["text"],
+    AudioVocabulary.split: ["token_ids", "repair=False"],
+    AudioVocabulary.is_audio: ["token_ids"],
+    AudioVocabulary.resize_embeddings: ["model", "codec=None", "pad_to_multiple_of=None", "redraw=None", "seed=0"],
+    WavTokenizerProcessor.__init__: ["feature_extractor", "tokenizer", "audio_tokenizer=None", "chat_template=None"],
+    WavTokenizerProcessor.__call__: [
+        "text",
+        "audio=None",
+        "audio_codes=None",
+        "audio_codes_mask=None",
+        "sampling_rate=None",
+        "resample=False",
+        "loss_on=None",
+        "continue_audio=False",
+        "padding=True",
+        "return_tensors=None",
+        "**kwargs",
+    ],
+    WavTokenizerProcessor.batch_decode: ["token_ids", "skip_special_tokens=True", "repair=False", "**kwargs"],
 }
 
 OUTPUT_FIELDS = {
