@@ -151,7 +151,12 @@ def revival_table(result: dict[str, Any]) -> str:
 def audio_lm_table(result: dict[str, Any]) -> str:
     """A row for single codes and for each language model; bits per code of held-out recordings."""
     models, settings = result["measurements"], result["settings"]
-    sizes, continuation = models[0], models[0]["continuation"]
+    sizes, continuations = models[0], [model["continuation"] for model in models]
+
+    def from_to(name: str, number_format: str) -> str:
+        values = [continuation[name] for continuation in continuations]
+        return " to ".join(dict.fromkeys(format(value, number_format) for value in (min(values), max(values))))
+
     return table(
         ["what predicts a code", "bits a code"],
         [
@@ -164,11 +169,11 @@ def audio_lm_table(result: dict[str, Any]) -> str:
         ],
         f"`{settings['codec']}`, {sizes['num_train_codes']:,} codes of {sizes['num_train_recordings']:,} recordings,"
         f" {sizes['num_held_out_codes']:,} of {sizes['num_held_out_recordings']} others held out;"
-        f" {sizes['num_weights'] / 1e6:.1f} million weights, {settings['epochs']:g} passes. The model went on with"
-        f" {continuation['prompt_s']:.1f} s of a held-out recording for {continuation['new_s']:.1f} s, in"
-        f" {continuation['elapsed_s']:.1f} s, the first of it after {continuation['first_new_sound_s']:.2f} s; what"
-        f" was streamed is {continuation['difference_to_decoding_in_pieces']:.0e} from what `ChunkedDecoder` makes of"
-        f" all codes, and {continuation['snr_to_decoding_at_once_db']:.1f} dB (SNR) from `decode`. "
+        f" {sizes['num_weights'] / 1e6:.1f} million weights, passes over the codes: {settings['epochs']:g}. Going on"
+        f" with {from_to('prompt_s', '.1f')} s of a held-out recording for {from_to('new_s', '.1f')} s took"
+        f" {from_to('elapsed_s', '.1f')} s, the first new sound {from_to('first_new_sound_s', '.2f')} s. What was"
+        f" streamed differs by {from_to('difference_to_decoding_in_pieces', '.1g')} from what `ChunkedDecoder` makes"
+        f" of all codes at once, and lies {from_to('snr_to_decoding_at_once_db', '.1f')} dB (SNR) from `decode`. "
         + conditions(result),
     )
 

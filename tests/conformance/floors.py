@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 NOT_REPLACED = {"torch", "torchaudio"}
-EXTRAS = ("eval", "train")
+EXTRAS = ("eval", "train", "corpus", "cluster")
 
 
 def floors(pyproject: str) -> list[str]:
@@ -38,7 +38,7 @@ def floors(pyproject: str) -> list[str]:
             raise ValueError(f"Every dependency needs one floor (name>=version), got {text!r}.")
         if requirement.name not in NOT_REPLACED:
             pins.append(f"{requirement.name}=={lowest[0]}")
-    return pins
+    return list(dict.fromkeys(pins))
 
 
 def unsatisfied(folder: Path) -> list[str]:

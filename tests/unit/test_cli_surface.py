@@ -15,7 +15,7 @@ from wavtokenizer_hf.cli.options import AudioFormat, DType
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
 SURFACE = {
     "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *SHARED},
-    "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", *SHARED},
+    "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", "--chunked", *SHARED},
     "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *SHARED},
     "evaluate": {
         "[MODEL] DATA",
@@ -34,6 +34,27 @@ SURFACE = {
     },
     "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", "--debug"},
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
+    "tokenize-corpus": {
+        "SOURCE",
+        "OUT",
+        "--model",
+        "-m",
+        "--workers",
+        "--memory-gb",
+        "--timeout",
+        "--shard-clips",
+        "--shard-mb",
+        "--max-hours",
+        "--keep-silent",
+        "--split",
+        "--config",
+        "--data-revision",
+        "--ray",
+        "--actors",
+        *SHARED - {"--overwrite"},
+    },
+    "status": {"OUT", "--json", "--debug"},
+    "export-tokens": {"OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"},
     "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
 }
 
@@ -91,6 +112,8 @@ def test_version_is_that_of_the_package(capsys):
         ["evaluate", "m", "gone", "-o", "x"],
         ["train", "--help"],
         ["train"],
+        ["tokenize-corpus", "--help"],
+        ["export-tokens", "codes"],
     ],
 )
 def test_help_and_wrong_use_cost_no_import_of_torch(arguments, tmp_path):

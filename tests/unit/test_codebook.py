@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import noise, tiny_config
-from wavtokenizer_hf.evaluation.codebook_use import codebook_use
+from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
 from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner, kmeans, quantize
 

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,7 +15,7 @@ MANIFEST_SUFFIXES = (".tsv", ".jsonl")
 # A folder with one of these in it is taken as the manifest says.
 MANIFEST_NAMES = ("manifest.tsv", "manifest.jsonl")
 
-_PATH_COLUMNS = ("file", "path")
+PATH_COLUMNS = ("file", "path")
 _KIND_COLUMNS = ("kind", "domain")
 _START_COLUMNS = ("start", "start_s")
 _END_COLUMNS = ("end", "end_s")
@@ -45,6 +45,15 @@ class Entry:
 def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
     """Lists the recordings that a user names: a manifest, a folder, a pattern or a file.
 
+    Raises:
+        FileNotFoundError, ValueError: As `iterate_entries`.
+    """
+    return list(iterate_entries(source))
+
+
+def iterate_entries(source: str | os.PathLike[str]) -> Iterator[Entry]:
+    """As `find_entries`, one after the other, so that a manifest of any length needs no memory.
+
     A folder that holds a `manifest.tsv` or `manifest.jsonl` is taken as that says; any other is walked for audio.
 
     Raises:
@@ -54,16 +63,26 @@ def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
     path = Path(source)
     manifests = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
     if manifests:
-        return read_manifest(manifests[0])
-    if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
-        return read_manifest(path)
-    found = find_files([source])
-    if len(found) == 1 and not found[0].path.exists():
-        raise FileNotFoundError(f"no such file: {os.fspath(source)}")
-    return [Entry(file.path, file.relative.as_posix()) for file in found]
+        yield from iterate_manifest(manifests[0])
+    elif path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
+        yield from iterate_manifest(path)
+    else:
+        found = find_files([source])
+        if len(found) == 1 and not found[0].path.exists():
+            raise FileNotFoundError(f"no such file: {os.fspath(source)}")
+        yield from (Entry(file.path, file.relative.as_posix()) for file in found)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
+    """Reads a list of recordings.
+
+    Raises:
+        FileNotFoundError, ValueError: As `iterate_manifest`.
+    """
+    return list(iterate_manifest(path))
+
+
+def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
     """Reads a list of recordings: tab-separated columns under a header (`.tsv`), or one JSON object a line (`.jsonl`).
 
     The column `file`, or else `path`, names the recording, relative to the manifest's folder. `start` and `end` (or
@@ -81,22 +100,28 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"a manifest ends in {' or '.join(MANIFEST_SUFFIXES)}, got {path}")
-    entries = []
+    is_empty = True
+    with open(path, encoding="utf-8-sig") as lines:
+        for entry in _read_entries(reader(lines), path):
+            is_empty = False
+            yield entry
+    if is_empty:
+        raise ValueError(f"{path} lists no recording")
+
+
+def _read_entries(rows: Iterator[tuple[int, Mapping[str, str]]], path: Path) -> Iterator[Entry]:
     try:
-        for line, columns in reader(path.read_text(encoding="utf-8-sig")):
+        for line, columns in rows:
             try:
-                entries.append(_entry(columns, path.parent))
+                yield _entry(columns, path.parent)
             except ValueError as error:
                 raise ValueError(f"line {line}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not entries:
-        raise ValueError(f"{path} lists no recording")
-    return entries
 
 
-def _read_tsv(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+def _read_tsv(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     header: list[str] = []
     for line, row in enumerate(rows, start=1):
         if not any(cell.strip() for cell in row):
@@ -109,8 +134,8 @@ def _read_tsv(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
             yield line, dict(zip(header, row, strict=False))
 
 
-def _read_jsonl(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    for line, item in enumerate(text.splitlines(), start=1):
+def _read_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for line, item in enumerate(lines, start=1):
         if not item.strip():
             continue
         try:
@@ -119,20 +144,20 @@ def _read_jsonl(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
             raise ValueError(f"line {line}: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"line {line}: expected an object, got {item.strip()[:80]}")
-        yield line, {name: _as_text(value) for name, value in content.items()}
+        yield line, {name: as_text(value) for name, value in content.items()}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
-    file = _first(columns, _PATH_COLUMNS)
+    file = _first(columns, PATH_COLUMNS)
     if not file:
         raise ValueError(
-            f"no recording is named; expected a column {' or '.join(_PATH_COLUMNS)}, found {', '.join(columns)}"
+            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(columns)}"
         )
     start_s = _seconds(columns, _START_COLUMNS)
     end_s = _seconds(columns, _END_COLUMNS)

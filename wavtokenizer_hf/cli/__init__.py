@@ -11,8 +11,11 @@ from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
 from wavtokenizer_hf.cli.evaluate import evaluate
 from wavtokenizer_hf.cli.export_hub import export_hub
+from wavtokenizer_hf.cli.export_tokens import export_tokens
 from wavtokenizer_hf.cli.info import info
 from wavtokenizer_hf.cli.reconstruct import reconstruct
+from wavtokenizer_hf.cli.status import status
+from wavtokenizer_hf.cli.tokenize_corpus import tokenize_corpus
 from wavtokenizer_hf.cli.train import train
 
 app = typer.Typer(
@@ -43,9 +46,19 @@ def _options(
     pass
 
 
-for _command in (encode, decode, reconstruct, evaluate, train, info):
+for _command in (
+    encode,
+    decode,
+    reconstruct,
+    evaluate,
+    train,
+    info,
+    tokenize_corpus,
+    status,
+    export_tokens,
+    export_hub,
+):
     app.command()(_command)
-app.command("export-hub")(export_hub)
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:

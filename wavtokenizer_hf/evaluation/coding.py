@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from wavtokenizer_hf.evaluation.codebook_use import CodebookUse, codebook_use
+from wavtokenizer_hf.audio.codebook_use import CodebookUse, codebook_use
 from wavtokenizer_hf.evaluation.metric import Metric, Score
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 

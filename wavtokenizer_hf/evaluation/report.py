@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.audio.files import write_audio
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
-from wavtokenizer_hf.evaluation.codebook_use import codebook_use
 from wavtokenizer_hf.evaluation.figures import (
     code_usage_png,
     codes_png,

@@ -1,17 +1,15 @@
 """Clips to train on: what files, manifests and Hugging Face datasets hold, and reading a section of one."""
 
 import dataclasses
-import importlib
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from wavtokenizer_hf.audio.dataset_rows import AudioRows, is_saved_dataset, load_saved_dataset
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
 from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio
 
@@ -19,24 +17,16 @@ from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio
 ORIGIN_RATE_COLUMNS = ("origin_rate", "orig_sr")
 WEIGHT_COLUMN = "weight"
 
-# How `Dataset.save_to_disk` and `DatasetDict.save_to_disk` mark their folders.
-_DATASET_FILE = "dataset_info.json"
-_SPLITS_FILE = "dataset_dict.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class DatasetRow:
     """An encoded recording in a Hugging Face dataset, fetched when it is opened."""
 
-    dataset: Any
-    column: str
+    rows: AudioRows
     index: int
 
     def open(self) -> Path | BinaryIO:
-        audio = self.dataset[self.index][self.column]
-        if audio is None:
-            raise ValueError("the row holds no audio")
-        return Path(audio["path"]) if audio["bytes"] is None else io.BytesIO(audio["bytes"])
+        return self.rows.open(self.index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +94,9 @@ def find_clips(sources: Any) -> list[Clip]:
     clips: list[Clip] = []
     for source in sources if isinstance(sources, (list, tuple)) else [sources]:
         if not isinstance(source, (str, os.PathLike)):
-            clips += _from_dataset(source, type(source).__name__)
-        elif (splits := Path(source, _SPLITS_FILE)).is_file():
-            raise ValueError(f"{source} holds several splits ({splits.name}): name the folder of one of them")
-        elif Path(source, _DATASET_FILE).is_file():
-            clips += _from_dataset(_datasets().load_from_disk(os.fspath(source)), os.fspath(source))
+            clips += _from_rows(AudioRows(source, type(source).__name__))
+        elif is_saved_dataset(source):
+            clips += _from_rows(load_saved_dataset(source))
         else:
             clips += [_from_entry(entry) for entry in find_entries(source)]
     if not clips:
@@ -175,32 +163,8 @@ def _from_entry(entry: Entry) -> Clip:
     return _clip(str(entry.path), entry.path, columns, start_s=entry.start_s, end_s=entry.end_s)
 
 
-def _from_dataset(dataset: Any, name: str) -> list[Clip]:
-    if not all(hasattr(dataset, needed) for needed in ("features", "cast_column", "__len__")):
-        raise ValueError(f"expected a path or one split of a map-style Hugging Face dataset, got {name}")
-    features = dataset.features
-    audio = [column for column, feature in features.items() if type(feature).__name__ == "Audio"]
-    if len(audio) != 1:
-        raise ValueError(f"{name}: expected one column of the type Audio, found {len(audio)} among {list(features)}")
-    # Undecoded, because decoding in `datasets` needs another audio library, and a section is all that is wanted.
-    rows = dataset.with_format(None).cast_column(audio[0], _datasets().Audio(decode=False))
-    texts = [column for column, feature in features.items() if type(feature).__name__ == "Value"]
-    described = rows.select_columns(texts) if texts else [{}] * len(rows)
+def _from_rows(rows: AudioRows) -> list[Clip]:
     return [
-        _clip(
-            f"{name}[{index}]",
-            DatasetRow(rows, audio[0], index),
-            {column: str(value) for column, value in row.items() if value is not None},
-        )
-        for index, row in enumerate(described)
+        _clip(f"{rows.name}[{index}]", DatasetRow(rows, index), columns)
+        for index, columns in enumerate(rows.columns())
     ]
-
-
-def _datasets() -> ModuleType:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(
-            f"Hugging Face datasets need the package `datasets` ({error}). Install it with: "
-            "python -m pip install 'wavtokenizer-hf[train]'"
-        ) from error

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
 
-from wavtokenizer_hf.evaluation.codebook_use import codebook_use
+from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
 from wavtokenizer_hf.training.dataset import CropDataset, collate
 from wavtokenizer_hf.training.losses import mel_loss

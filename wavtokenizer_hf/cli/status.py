@@ -1,0 +1,58 @@
+"""`wavtokenizer status`: how far a corpus is."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wavtokenizer_hf.cli import options
+from wavtokenizer_hf.cli.errors import reporting
+
+if TYPE_CHECKING:
+    from wavtokenizer_hf.corpus.status import Status
+
+
+def status(
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder of a corpus, which may be in the making.", show_default=False),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show how far a corpus is, and what is in it.
+
+    Example: wavtokenizer status codes
+    """
+    with reporting(debug):
+        from wavtokenizer_hf.corpus.status import read_status
+
+        read = read_status(out)
+        if as_json:
+            typer.echo(json.dumps(read.as_json(), indent=2))
+        else:
+            _print(read)
+
+
+def _print(read: "Status") -> None:
+    values = read.as_json()
+    num_errors = sum(values["errors"].values())
+    done = values["num_clips"] + num_errors
+    rows = [
+        ("source", values["source"]),
+        ("model", f"{values['model']} ({values['fingerprint'][:16]})"),
+        ("shards", f"{values['num_shards']:,} of {values['num_shards_planned']:,}"),
+        ("clips", f"{done:,} of {values['num_clips_planned']:,}, {num_errors:,} without codes"),
+        *((f"  {kind}", f"{number:,}") for kind, number in values["errors"].items()),
+        ("hours", f"{values['hours']:,.2f}"),
+        ("codes", f"{values['num_codes']:,}"),
+    ]
+    if use := values["codebook"]:
+        rows.append(("codebook", f"{100 * use['usage']:.2f} % in use, {use['entropy_bits']:.3f} bits a code"))
+    if values["real_time_factor"]:
+        rows.append(("speed", f"{values['real_time_factor']:,.0f} times real time since the last start"))
+    if values["s_since_last_event"] is not None:
+        rows.append(("last sign", f"{values['s_since_last_event']:,.0f} s ago"))
+    for name, value in rows:
+        typer.echo(f"{name:<12}  {value}")

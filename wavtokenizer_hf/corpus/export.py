@@ -1,0 +1,84 @@
+"""A corpus as flat files of a language model's token ids, for pre-training."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.corpus.megatron import write_megatron
+from wavtokenizer_hf.corpus.npy import write_npy
+from wavtokenizer_hf.corpus.plan import Plan, load_plan
+from wavtokenizer_hf.corpus.shards import read_records, shard_path
+from wavtokenizer_hf.corpus.statistics import sum_up
+from wavtokenizer_hf.corpus.token_ids import Documents, TokenIds
+
+TokenFormat = Literal["megatron", "npy"]
+
+_CLIPS_AT_ONCE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    paths: list[Path]
+    num_documents: int
+    num_tokens: int
+    dtype: np.dtype
+
+
+def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_ids: TokenIds) -> Exported:
+    """Writes all clips of a finished corpus one after the other, each a document, in the corpus' order.
+
+    Args:
+        prefix: Names of the files that are written begin with it. `PREFIX.json` says what the ids are.
+
+    Raises:
+        FileNotFoundError: If there is no corpus.
+        ValueError: If it is not finished, or the ids do not go together.
+    """
+    plan = load_plan(corpus)
+    token_ids.check(plan.codec.codebook_size)
+    statistics = sum_up(plan, read_records(plan))
+    if not statistics.is_complete:
+        raise ValueError(
+            f"{corpus} is not finished: {statistics.num_shards} of {plan.num_shards} shards are there. Run "
+            "tokenize-corpus to its end first"
+        )
+    num_tokens = statistics.num_codes + token_ids.num_added * statistics.num_clips
+    greatest_id = token_ids.greatest(plan.codec.codebook_size)
+    documents = _documents(plan, token_ids)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    if token_format == "megatron":
+        paths, dtype = write_megatron(prefix, documents, greatest_id)
+    else:
+        paths, dtype = write_npy(prefix, documents, greatest_id, num_tokens)
+    paths.append(prefix.with_name(f"{prefix.name}.json"))
+    about = {
+        "format": token_format,
+        "dtype": dtype.name,
+        **dataclasses.asdict(token_ids),
+        "codebook_size": plan.codec.codebook_size,
+        "num_documents": statistics.num_clips,
+        "num_tokens": num_tokens,
+        "fingerprint": plan.codec.fingerprint,
+        "plan": plan.digest,
+    }
+    with replacing(paths[-1]) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Exported(paths, statistics.num_clips, num_tokens, dtype)
+
+
+def _documents(plan: Plan, token_ids: TokenIds) -> Iterator[Documents]:
+    for index in range(plan.num_shards):
+        file = pq.ParquetFile(shard_path(plan, index))
+        for batch in file.iter_batches(_CLIPS_AT_ONCE, columns=["codes"]):
+            codes = batch.column("codes")
+            lengths = pc.list_value_length(codes).to_numpy().astype(np.int64)
+            yield token_ids.documents(codes.flatten().to_numpy(), lengths)

@@ -1,0 +1,85 @@
+"""How far a run is, for who watches it."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from wavtokenizer_hf.corpus.plan import Plan
+from wavtokenizer_hf.corpus.shards import DATA, read_record, shard_path
+from wavtokenizer_hf.corpus.statistics import Statistics
+
+_LOOK_EVERY_S = 5.0
+_SPEED_OVER_S = 600.0
+
+
+class Progress:
+    """A bar on stderr: clips, hours, the speed as a multiple of real time, errors and the time that is left.
+
+    Args:
+        before: What was done when the run began.
+        is_shown: Whether there is a bar at all.
+    """
+
+    def __init__(self, plan: Plan, before: Statistics, *, is_shown: bool = True):
+        self._plan = plan
+        self._hours, self._num_errors = before.hours, before.num_errors.total()
+        self._hours_before = before.hours
+        self._start = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clips · {task.fields[figures]} ·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._bar = Bar(
+            *columns, console=Console(stderr=True), disable=not is_shown, speed_estimate_period=_SPEED_OVER_S
+        )
+        done = before.num_clips + self._num_errors
+        self._task = self._bar.add_task("Tokenising", total=plan.num_clips, completed=done, figures=self._figures())
+        self._is_over = threading.Event()
+        self._watchers: list[threading.Thread] = []
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        for watcher in self._watchers:
+            watcher.join()
+        self._bar.stop()
+
+    def add(self, num_clips: int, num_samples: int, num_failures: int) -> None:
+        """Counts clips that are done with, failures among them, and the samples of those that have codes."""
+        self._hours += num_samples / self._plan.codec.sampling_rate / 3600
+        self._num_errors += num_failures
+        self._bar.update(self._task, advance=num_clips, figures=self._figures())
+
+    def watch(self, shards: Sequence[int]) -> None:
+        """Counts shards that other processes make, as they appear."""
+        self._watchers.append(threading.Thread(target=self._watch, args=(set(shards),), daemon=True))
+        self._watchers[-1].start()
+
+    def _watch(self, waiting: set[int]) -> None:
+        is_over = False
+        while waiting and not is_over:
+            is_over = self._is_over.wait(_LOOK_EVERY_S)
+            present = {path.name for path in self._plan.folder.glob(f"{DATA}/*")}
+            for index in [index for index in sorted(waiting) if shard_path(self._plan, index).name in present]:
+                record = read_record(self._plan, index)
+                if record is not None:
+                    waiting.remove(index)
+                    self.add(record.num_clips + len(record.errors), record.num_samples, len(record.errors))
+
+    def _figures(self) -> str:
+        speed = 3600 * (self._hours - self._hours_before) / max(time.monotonic() - self._start, 1e-9)
+        return f"{self._hours:,.2f} h · {speed:,.0f} times real time · {self._num_errors:,} errors"

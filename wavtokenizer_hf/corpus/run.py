@@ -1,0 +1,122 @@
+"""A corpus from beginning to end, whoever does the work."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wavtokenizer_hf.corpus.card import write_card
+from wavtokenizer_hf.corpus.launch import Processes
+from wavtokenizer_hf.corpus.log import RunLog
+from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, make_plan
+from wavtokenizer_hf.corpus.progress import Progress
+from wavtokenizer_hf.corpus.shards import read_record, read_records, remove_unfinished, write_shard
+from wavtokenizer_hf.corpus.source import Source
+from wavtokenizer_hf.corpus.statistics import Statistics, sum_up, write_statistics
+from wavtokenizer_hf.corpus.worker import Means, OnClips, Worker
+from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """All that it takes to make shards, wherever that is."""
+
+    plan: Plan
+    source: Source
+    model: WavTokenizerPreTrainedModel
+    feature_extractor: WavTokenizerFeatureExtractor
+    means: Means
+
+    def worker(self, on_clips: OnClips | None = None) -> Worker:
+        return Worker(
+            self.model, self.feature_extractor, self.source, self.plan.settings, self.means, on_clips=on_clips
+        )
+
+
+Runner = Callable[[Job, Sequence[int], RunLog, Progress], None]
+
+
+def run_here(job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -> None:
+    """Makes shards one after the other in this process."""
+    with contextlib.closing(job.worker(progress.add)) as worker:
+        for result in worker.encode(job.plan.shard(index) for index in shards):
+            log.shard(write_shard(job.plan, result), job.plan.codec, wall_s=result.wall_s)
+
+
+def tokenize_corpus(
+    source: Source,
+    folder: Path,
+    model: WavTokenizerPreTrainedModel,
+    feature_extractor: WavTokenizerFeatureExtractor,
+    codec: CodecInfo,
+    *,
+    settings: Settings | None = None,
+    means: Means | None = None,
+    processes: Processes | None = None,
+    runner: Runner = run_here,
+    shows_progress: bool = False,
+) -> Statistics:
+    """Turns recordings into a folder of codes, or goes on where an earlier call ended, however it ended.
+
+    Args:
+        folder: New, empty, or that of an earlier call with the same recordings, model and settings.
+        model: The whole one or the encoder, in eval mode, on its device; its weight norm is merged away, which changes
+            no code.
+        codec: Says which model it is.
+        means: How the work is done; it may differ from call to call.
+        processes: Those that call this together with the same arguments; see `launch`.
+        runner: Where shards are made.
+
+    Returns:
+        What the folder holds, which is all of it unless another process ended early.
+
+    Raises:
+        FileExistsError: If the folder holds another corpus, or anything else.
+        FileNotFoundError, ValueError: If the source cannot be listed, or is gone in the middle.
+        OSError: If a shard cannot be written. Shards that are finished stay, and a further call goes on.
+    """
+    processes = processes or Processes()
+    means = means or Means()
+    folder = folder.absolute()
+
+    def begin() -> tuple[Plan, list[int], Statistics]:
+        plan = make_plan(folder, source, codec, settings or Settings())
+        remove_unfinished(plan)
+        before = Statistics(plan)
+        pending = []
+        for index in range(plan.num_shards):
+            record = read_record(plan, index)
+            if record is None:
+                pending.append(index)
+            else:
+                before.add(record)
+        if pending:
+            write_card(plan)
+        return plan, pending, before
+
+    plan, pending, before = processes.from_main(begin)
+    own = pending[processes.index :: processes.number]
+    log = RunLog(folder, processes.index)
+    log.write(
+        "start",
+        plan=plan.digest,
+        num_shards=len(own),
+        device=str(model.device),
+        process=processes.index,
+        num_processes=processes.number,
+        means=dataclasses.asdict(means),
+    )
+    with Progress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
+        if processes.is_main and processes.number > 1:
+            progress.watch(sorted(set(pending) - set(own)))
+        runner(Job(plan, source, model, feature_extractor, means), own, log, progress)
+        processes.wait()
+    if not processes.is_main:
+        return sum_up(plan, read_records(plan))
+    statistics = write_statistics(plan, read_records(plan))
+    if statistics.is_complete:
+        write_card(plan, statistics)
+        remove_unfinished(plan)  # of processes that were lost on the way
+    log.write("end", is_complete=statistics.is_complete, num_clips=statistics.num_clips, hours=statistics.hours)
+    return statistics
