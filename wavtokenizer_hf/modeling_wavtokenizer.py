@@ -361,7 +361,7 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
         residual = residual[..., first : first + hidden_states.shape[-1]]
         if isinstance(self.shortcut, WavTokenizerConv1d):
             residual = self.shortcut(residual, piece)
-        return pointwise(hidden_states, piece).add_(residual)
+        return residual + pointwise(hidden_states, piece)
 
 
 class WavTokenizerLSTM(nn.Module):
@@ -534,9 +534,7 @@ class WavTokenizerEncoder(nn.Module):
                 stretches.append(_Stretch(starts, stops, row, first, last - first, begin, stop))
         if weights is None:
             weights = self.computed_weights()
-        # With room for what comes out past the end of a clip that is shorter than others of its group.
-        width = self.lstm.lstm.input_size
-        output = input_values.new_zeros(num_rows, num_frames + 2 * step, width, dtype=next(self.parameters()).dtype)
+        output = input_values[:0]
         for group in _groups(stretches, at_once):
             rows, firsts, begins, lengths = torch.tensor(
                 [(each.row, each.first, each.begin, each.end - each.begin) for each in group],
@@ -552,8 +550,12 @@ class WavTokenizerEncoder(nn.Module):
                 input_values[rows, 0, samples][:, None],
                 _Piece(group[0].is_start, group[0].is_end, lengths[:, 0] if is_ragged else None, weights),
             ).transpose(1, 2)  # (N, C, L) -> (N, L, C)
-            places = firsts + torch.arange(frames.shape[1], device=output.device)
-            output[rows, places] = frames.to(output.device)
+            if not output.numel():
+                # With room for what comes out past the end of a clip that is shorter than others of its group.
+                room = 2 * max(each.num_frames for each in stretches)
+                output = frames.new_zeros(num_rows, num_frames + room, frames.shape[-1])
+            places = firsts + torch.arange(frames.shape[1], device=firsts.device)
+            output[rows.to(output.device), places.to(output.device)] = frames
         return output[:, :num_frames].transpose(1, 2)
 
     def project(

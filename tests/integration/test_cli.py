@@ -129,7 +129,7 @@ def test_a_long_clip_decodes_in_pieces_to_nearly_the_same_sound_of_the_same_leng
     assert len(whole) == len(pieces) == num_codes * HOP - 7
     error = pieces - whole
     assert np.abs(error).max() > 0
-    assert np.square(error).sum() < 0.1 * np.square(whole).sum()
+    assert np.square(error).sum() < 0.5 * np.square(whole).sum()
 
 
 FORMATS = [

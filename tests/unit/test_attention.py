@@ -174,6 +174,7 @@ def test_hidden_states_are_the_outputs_of_the_layers(tiny_model):
         (2, 64, 11),
         (2, 16, 11),
     ]
+    seen["layer 13"], _ = seen["layer 13"]  # beside its state
     for state, index in zip(output.encoder_hidden_states, (0, 3, 6, 9, 12, 13, 15), strict=True):
         assert torch.equal(state, seen[f"layer {index}"])
     assert [tuple(state.shape) for state in output.decoder_hidden_states] == [(2, 16, 11)] * 3

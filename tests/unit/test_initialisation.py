@@ -29,7 +29,7 @@ def outputs_of_convolutions(encoder: WavTokenizerEncoder, clips: torch.Tensor) -
         for name, module in encoder.named_modules()
         if isinstance(module, WavTokenizerConv1d)
     ]
-    encoder(clips)
+    encoder(clips, output_hidden_states=True)
     for hook in hooks:
         hook.remove()
     return outputs

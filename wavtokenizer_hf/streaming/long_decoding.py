@@ -128,7 +128,8 @@ def _decode(
             if num_samples is not None:
                 samples = samples[..., : num_samples - num_done]
             num_done += samples.shape[-1]
-            bar.update(samples.shape[-1] / sampling_rate)
+            seconds = samples.shape[-1] / sampling_rate
+            bar.update(seconds if total_s is None else min(seconds, total_s - bar.n))  # sums of floats overshoot
             if samples.shape[-1]:
                 yield samples
     if not num_done:

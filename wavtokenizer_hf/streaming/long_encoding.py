@@ -60,7 +60,8 @@ def encode_long(
     with tqdm(total=total_s, unit="s", desc="Encoding", disable=not progress, unit_scale=True) as bar:
         for samples in prepare_blocks(blocks, sampling_rate or target_rate, target_rate, name):
             codes.append(stream.push(torch.from_numpy(samples)[None, None].to(model.device)).cpu())
-            bar.update(len(samples) / target_rate)
+            seconds = len(samples) / target_rate
+            bar.update(seconds if total_s is None else min(seconds, total_s - bar.n))  # sums of floats overshoot
     codes.append(stream.flush().cpu())
     audio_codes = torch.cat(codes, dim=-1)
     if not audio_codes.shape[-1]:

@@ -36,7 +36,7 @@ def initialise_from_data(encoder: WavTokenizerEncoder, input_values: torch.Tenso
         if isinstance(module, WavTokenizerConv1d)
     ]
     try:
-        encoder(input_values)
+        encoder(input_values, output_hidden_states=True)  # for which every layer runs once, and not piece by piece
     finally:
         for hook in hooks:
             hook.remove()
