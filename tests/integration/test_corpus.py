@@ -120,6 +120,7 @@ def test_two_launched_processes_make_the_same_corpus(alone, recordings, tmp_path
     assert made == [set(range(0, NUM_SHARDS, 2)), set(range(1, NUM_SHARDS, 2))]
 
 
+@pytest.mark.timeout(600)  # on a busy core; some seconds of each are the start of a dozen processes
 def test_ray_makes_the_same_corpus_when_a_worker_is_killed(alone, recordings, tmp_path):
     pytest.importorskip("ray")
     out = tmp_path / "out"
