@@ -32,6 +32,8 @@ _MAX_RESAMPLING_TAPS = 50_000_000
 # torchaudio's defaults: zero crossings of the windowed sinc on either side, and its cutoff as a part of Nyquist's.
 _FILTER_ZERO_CROSSINGS, _FILTER_ROLLOFF = 6, 0.99
 
+_MP3_FRAME_SAMPLES = 1152
+
 _READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
 
 
@@ -91,7 +93,7 @@ def read_blocks(path: str | os.PathLike, block_s: float = 10.0) -> Iterator[np.n
 
     Args:
         path: As in `read_audio`.
-        block_s: Seconds per block; the last one may be shorter.
+        block_s: Seconds per block, rounded to whole frames of MP3; the last one may be shorter.
 
     Returns:
         Blocks, float32 (channels, num_samples).
@@ -100,7 +102,9 @@ def read_blocks(path: str | os.PathLike, block_s: float = 10.0) -> Iterator[np.n
         FileNotFoundError, ValueError, ImportError: As `read_audio` does.
     """
     with open_audio(path) as file:
-        for block in file.blocks(max(1, round(block_s * file.samplerate)), dtype="float32", always_2d=True):
+        # soundfile seeks after every read, and within a frame of MP3 that damages the samples that follow.
+        num_samples = max(1, round(block_s * file.samplerate / _MP3_FRAME_SAMPLES)) * _MP3_FRAME_SAMPLES
+        for block in file.blocks(num_samples, dtype="float32", always_2d=True):
             yield np.ascontiguousarray(block.T)  # (N, C) -> (C, N)
 
 

@@ -36,7 +36,9 @@ def test_resampling_in_blocks_equals_resampling_the_whole(rate, lengths):
     np.testing.assert_allclose(np.concatenate(resampled), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("rate", "channels", "suffix"), [(24000, 1, "wav"), (44100, 2, "flac"), (16000, 1, "ogg")])
+@pytest.mark.parametrize(
+    ("rate", "channels", "suffix"), [(24000, 1, "wav"), (44100, 2, "flac"), (16000, 1, "ogg"), (22050, 1, "mp3")]
+)
 @pytest.mark.parametrize("block_s", [0.013, 0.5, 60])
 def test_a_file_gets_the_codes_that_it_gets_in_one_piece(
     model, feature_extractor, tmp_path, rate, channels, suffix, block_s
