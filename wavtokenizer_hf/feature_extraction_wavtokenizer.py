@@ -114,7 +114,7 @@ def import_for(purpose: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
         repair = "python -m pip install --force-reinstall " + (
-            "'torch>=2.11,<2.13' 'torchaudio>=2.11'" if name.startswith("torchaudio") else name
+            "'torch>=2.11,<2.13' 'torchaudio==2.11.0'" if name.startswith("torchaudio") else name
         )
         raise ImportError(
             f"{name} is needed for {purpose} and does not load: {error}. Repair it with: {repair}"
