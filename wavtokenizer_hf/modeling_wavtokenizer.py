@@ -46,6 +46,10 @@ _MAX_MAGNITUDE = 100.0
 _NUMBERS_AT_ONCE_ON_CPU = 2**20
 _NUMBERS_AT_ONCE = 2**26
 
+# A float32 score of an entry, a product of a vector and an entry of some hundred numbers, is off by no more than this
+# part of the product of their norms. What is as near as that is compared in float64.
+_SCORE_NOISE = 2**-17
+
 
 @dataclass
 class WavTokenizerEncoderOutput(ModelOutput):
@@ -119,15 +123,19 @@ def _numbers_at_once(device: torch.device) -> int:
 def _convolve(conv: nn.Conv1d, hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """What `conv` computes from (B, C, L) with a weight; on a CPU in the layout of memory that it is fastest in.
 
-    There the channels of a position lie side by side, in what comes in and in what goes out. oneDNN computes in that
-    order without converting, and layer norms and linear layers read it without a copy. Every element-wise operation
-    keeps the layout, `_join` does, and `F.pad` does not.
+    There the channels of a position lie side by side, in what comes in, in what goes out, and in the weight. oneDNN
+    computes in that order without converting (of a weight it would take several times as long as the copy here), and
+    layer norms and linear layers read it without a copy. Every element-wise operation keeps the layout, `_join` does,
+    and `F.pad` does not.
     """
     if hidden_states.device.type != "cpu":
         return conv._conv_forward(hidden_states, weight, conv.bias)
-    image = hidden_states.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, C, L) -> (B, C, 1, L)
+    image, kernel = (
+        tensor.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, C, L) -> (B, C, 1, L)
+        for tensor in (hidden_states, weight)
+    )
     stride, padding, dilation = (1, conv.stride[0]), (0, int(conv.padding[0])), (1, conv.dilation[0])
-    return F.conv2d(image, weight.unsqueeze(2), conv.bias, stride, padding, dilation, conv.groups).squeeze(2)
+    return F.conv2d(image, kernel, conv.bias, stride, padding, dilation, conv.groups).squeeze(2)
 
 
 def _side_by_side(weight: torch.Tensor) -> torch.Tensor:
@@ -135,6 +143,25 @@ def _side_by_side(weight: torch.Tensor) -> torch.Tensor:
     if weight.device.type != "cpu":
         return weight
     return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
+
+
+def _by_position(
+    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
+) -> torch.Tensor:
+    """`function` of (B, L, D) that treats every position alike; on a CPU for few at a time, with what its caches hold.
+
+    Args:
+        function: Maps (N, D) to (N, D').
+        hidden_states: (B, L, D).
+        width: Numbers that it holds for a position at its widest.
+    """
+    if hidden_states.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(hidden_states)
+    flat = hidden_states.flatten(0, 1)
+    at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // width)
+    if len(flat) <= at_once:
+        return function(hidden_states)
+    return torch.cat([function(some) for some in flat.split(at_once)]).unflatten(0, hidden_states.shape[:2])
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -658,13 +685,31 @@ class WavTokenizerCodebook(_Float32Buffers):
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
         with _without_autocast(vectors):
             # |v - e|^2 = |v|^2 - 2 (v e - |e|^2 / 2), and the vector's own norm moves all its distances alike.
-            offsets = -0.5 * self.embed.square().sum(dim=-1)
+            squares = self.embed.square().sum(dim=-1)
+            offsets = -0.5 * squares
             if torch.compiler.is_compiling():
                 return (vectors @ self.embed.T + offsets).argmax(dim=-1)
+            longest = squares.max().sqrt()
             at_once = max(1, _numbers_at_once(vectors.device) // offsets.shape[0])
-            flat = vectors.flatten(0, 1)
-            codes = [torch.addmm(offsets, some, self.embed.T).argmax(dim=-1) for some in flat.split(at_once)]
+            flat = vectors.detach().flatten(0, 1)
+            codes = [self._nearest(some, offsets, longest) for some in flat.split(at_once)]
             return torch.cat(codes).unflatten(0, vectors.shape[:2])
+
+    def _nearest(self, vectors: torch.Tensor, offsets: torch.Tensor, longest: torch.Tensor) -> torch.Tensor:
+        """Nearest entries (N,) of vectors (N, D), told apart in float64 where float32 cannot; the first of equals."""
+        scores = torch.addmm(offsets, vectors, self.embed.T)  # (N, K)
+        best, codes = scores.max(dim=-1)
+        second = scores.scatter(-1, codes[:, None], -math.inf).amax(dim=-1)
+        noise = _SCORE_NOISE * longest * torch.maximum(torch.linalg.vector_norm(vectors, dim=-1), longest)
+        is_close = best - second <= noise
+        if not _can_look_at(codes) or not is_close.any():
+            return codes
+        may_be_nearest = (scores[is_close] >= (best - noise)[is_close, None]).any(dim=0).nonzero()[:, 0]
+        entries = self.embed[may_be_nearest].double()
+        scores = torch.addmm(-0.5 * entries.square().sum(dim=-1), vectors[is_close].double(), entries.T)
+        is_best = scores >= scores.amax(dim=-1, keepdim=True) - 2**-23 * noise[is_close, None].double()
+        codes[is_close] = may_be_nearest[is_best.byte().argmax(dim=-1)]
+        return codes
 
 
 class WavTokenizerQuantizer(nn.Module):
@@ -952,8 +997,11 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask), cache)
         hidden_states = hidden_states.transpose(1, 2)  # (B, D, L) -> (B, L, D)
         hidden_states = self.norm(hidden_states, bandwidth_id)
-        hidden_states = self.pwconv2(F.gelu(self.pwconv1(hidden_states)))
-        return residual + (self.gamma * hidden_states).transpose(1, 2)  # (B, L, D) -> (B, D, L)
+        hidden_states = _by_position(self._mix, hidden_states, self.pwconv1.out_features)
+        return residual + hidden_states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
+
+    def _mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.gamma * self.pwconv2(F.gelu(self.pwconv1(hidden_states)))
 
 
 class WavTokenizerBackbone(nn.Module):

@@ -152,6 +152,25 @@ def test_codebook_finds_the_nearest_entry_by_euclidean_distance():
     assert len(np.unique(distances.argmin(axis=-1))) > 10
 
 
+def test_codebook_tells_entries_apart_that_are_alike_to_float32():
+    """Far from the origin, where distances are small beside the numbers that they are computed from."""
+    codebook = WavTokenizerCodebook(tiny_config())
+    codebook.embed.copy_(100 + noise(64, 16))
+    latents = 100 + noise(2, 16, 200, seed=1)
+    vectors, entries = latents.transpose(1, 2), codebook.embed
+    nearest = ((vectors[:, :, None].double() - entries.double()) ** 2).sum(dim=-1).argmin(dim=-1)
+    in_float32 = (vectors @ entries.T - 0.5 * entries.square().sum(dim=-1)).argmax(dim=-1)
+    assert (in_float32 != nearest).sum() > 5
+    assert torch.equal(codebook(latents), nearest)
+
+
+def test_codebook_takes_the_first_of_entries_that_are_the_same():
+    codebook = WavTokenizerCodebook(tiny_config())
+    codebook.embed.copy_(noise(8, 16).repeat(8, 1))
+    for num_frames in (1, 3, 50):
+        assert codebook(noise(2, 16, num_frames, seed=1)).max() < 8
+
+
 def test_group_norm_of_a_padded_clip_is_that_of_the_clip_alone():
     norm = _randomised(WavTokenizerGroupNorm(tiny_config()))
     signal = noise(3, 16, 20).double()
