@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, DacConfig, DacModel
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    DacConfig,
+    DacFeatureExtractor,
+    DacModel,
+    SequenceFeatureExtractor,
+)
 
 from tests.tiny import noise, tiny_config, tiny_model
 from tests.tiny_language import FAMILIES, tiny_language_model, tiny_tokenizer
@@ -136,6 +144,25 @@ def test_codes_may_come_in_place_of_clips(processor):
         without(texts, CLIPS)
 
 
+def test_codes_of_one_clip_need_no_batch(processor):
+    expected = processor("say <|audio|>", CLIPS[0])["input_ids"]
+    codes = codes_of(CLIPS[0])
+    for single in (codes, tuple(codes), np.array(codes), torch.tensor(codes)):
+        assert processor("say <|audio|>", audio_codes=single)["input_ids"] == expected
+    assert processor("say", audio_codes=[])["input_ids"] == processor("say")["input_ids"]
+
+
+def test_codes_that_are_not_those_of_single_clips_are_refused(processor):
+    with pytest.raises(ValueError, match=r"^Clip 1 of `audio_codes`: .* one clip, got shape \(2, 2\)"):
+        processor("<|audio|><|audio|>", audio_codes=[[1], torch.tensor([[1, 2], [3, 4]])])
+    with pytest.raises(ValueError, match=r"^Clip 1 of `audio_codes`: Found 64 at position 0, 1"):
+        processor(["<|audio|>", "<|audio|>"], audio_codes=[[1], [1, 64]])
+    mask = torch.tensor([[1, 0]])
+    for codes in (None, [[1, 2]]):
+        with pytest.raises(ValueError, match="`audio_codes_mask` goes with an array"):
+            processor("<|audio|>", audio_codes=codes, audio_codes_mask=mask)
+
+
 def test_files_and_other_rates_are_read_as_the_feature_extractor_does(processor, tmp_path):
     soundfile.write(tmp_path / "clip.wav", noise(1, 4000).numpy().T, 16000, subtype="FLOAT")
     alone = processor.feature_extractor(tmp_path / "clip.wav", resample=True, return_tensors="np")
@@ -183,6 +210,43 @@ def test_calls_that_contradict_themselves_are_refused(processor):
         processor([])
     with pytest.raises(ValueError, match="would cut spans"):
         processor("<|audio|>", CLIPS[0], truncation=True, max_length=4)
+
+
+def test_rows_are_padded_to_a_side_a_length_and_a_multiple(processor):
+    texts = ["say <|audio|>", "say it again, please <|audio|>"]
+    rows = processor(texts, CLIPS[:2], padding=False)["input_ids"]
+    width, pad = max(map(len, rows)), processor.tokenizer.pad_token_id
+
+    def padded(width: int, is_left: bool = False) -> list[list[int]]:
+        fills = [[pad] * (width - len(row)) for row in rows]
+        return [fill + row if is_left else row + fill for row, fill in zip(rows, fills, strict=True)]
+
+    assert processor(texts, CLIPS[:2], padding_side="left")["input_ids"] == padded(width, is_left=True)
+    assert processor(texts, CLIPS[:2], padding="longest", max_length=width)["input_ids"] == padded(width)
+    longer = processor(texts, CLIPS[:2], padding="max_length", max_length=50, loss_on="all")
+    assert longer["input_ids"] == padded(50)
+    assert [sum(mask) for mask in longer["attention_mask"]] == [len(row) for row in rows]
+    assert [labels.count(-100) for labels in longer["labels"]] == [50 - len(row) for row in rows]
+    assert processor(texts, CLIPS[:2], pad_to_multiple_of=32)["input_ids"] == padded(-(-width // 32) * 32)
+    assert processor(texts, CLIPS[:2], padding="do_not_pad", max_length=width)["input_ids"] == rows
+
+
+def test_a_row_that_is_too_long_is_refused_and_never_cut(processor):
+    texts = ["say", "say <|audio|>"]
+    length = len(processor(texts, CLIPS[0], padding=False)["input_ids"][1])
+    assert processor(texts, CLIPS[0], max_length=length)
+    with pytest.raises(ValueError, match=f"Text 1 makes {length} ids, more than `max_length` = {length - 1}"):
+        processor(texts, CLIPS[0], max_length=length - 1)
+    with pytest.raises(ValueError, match="needs `max_length`"):
+        processor(texts, CLIPS[0], padding="max_length")
+    with pytest.raises(ValueError, match="`padding_side` must be 'left', 'right' or None, got 'top'"):
+        processor(texts, CLIPS[0], padding_side="top")
+
+
+@pytest.mark.parametrize("argument", ["loss_onn", "audio_kwargs", "images"])
+def test_an_argument_that_nobody_takes_is_refused(processor, argument):
+    with pytest.raises(TypeError, match=f"Unexpected argument '{argument}'"):
+        processor("say", **{argument: None})
 
 
 def test_padding_needs_a_padding_token(processor):
@@ -274,7 +338,43 @@ def test_a_template_that_understands_parts_gets_them(processor):
     processor.chat_template = OF_PARTS
     messages = conversation(CLIPS[0])[1:]
     assert processor.apply_chat_template(messages) == "user:what is <|audio|>;"
-    assert processor.apply_chat_template(messages, chat_template="{{ messages[0].role }}") == "user"
+    other = "{% for part in messages[0].content %}{{ '<|audio|>!' if part.type == 'audio' }}{% endfor %}"
+    assert processor.apply_chat_template(messages, chat_template=other) == "<|audio|>!"
+    # Its string contents become parts, of which it would make nothing otherwise.
+    assert processor.apply_chat_template(conversation(CLIPS[0])) == "system:say it;user:what is <|audio|>;"
+
+
+OF_TEXT_PARTS = (
+    "{% for message in messages %}{{ message.role }}:{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %};{% endfor %}"
+)
+
+
+def test_a_template_of_parts_that_knows_no_audio_gets_it_as_text(processor):
+    processor.chat_template = OF_TEXT_PARTS
+    assert processor.apply_chat_template(conversation(CLIPS[0])) == "system:say it;user:what is <|audio|>;"
+
+
+@pytest.mark.parametrize("template", [CHATML, OF_PARTS, OF_TEXT_PARTS], ids=["of text", "of parts", "of text parts"])
+def test_an_assistant_may_answer_with_sound_and_codes_may_stand_for_it(processor, template):
+    processor.chat_template = template
+    messages = [*conversation(CLIPS[0]), {"role": "assistant", "content": [{"type": "audio", "audio": CLIPS[1]}]}]
+    [ids] = processor.apply_chat_template(messages, tokenize=True)
+    spans = [segment.values.tolist() for segment in processor.vocabulary.split(ids) if segment.is_audio]
+    assert spans == [codes_of(CLIPS[0]), codes_of(CLIPS[1])]
+    messages = [{"role": role, "content": [{"type": "audio"}]} for role in ("user", "assistant")]
+    [ids] = processor.apply_chat_template(messages, tokenize=True, processor_kwargs={"audio_codes": [[1], [2, 3]]})
+    assert [s.values.tolist() for s in processor.vocabulary.split(ids) if s.is_audio] == [[1], [2, 3]]
+
+
+def test_a_template_that_leaves_a_recording_out_is_refused_with_the_conversation(processor):
+    processor.chat_template = "{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}" + (
+        "{% endif %}{% endfor %}"
+    )
+    told = [{"role": "user", "content": "say"}]
+    answered = [{"role": "assistant", "content": [{"type": "audio", "audio": CLIPS[0]}]}]
+    with pytest.raises(ValueError, match=r"conversation 1 hold 1 .* chat template wrote 0"):
+        processor.apply_chat_template([told, answered])
 
 
 @pytest.mark.parametrize("template", [CHATML, OF_PARTS], ids=["of text", "of parts"])
@@ -340,6 +440,23 @@ def test_only_wavtokenizer_is_taken_for_the_codec(processor):
         WavTokenizerProcessor(processor.tokenizer, processor.feature_extractor, CODEC)
 
 
+def test_the_feature_extractor_of_transformers_makes_room_for_ours(processor):
+    """Since 5.24 transformers has a class of this name, which its Auto class prefers."""
+
+    class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
+        def __init__(self, hop_length=80, **kwargs):
+            super().__init__(feature_size=1, sampling_rate=24000, padding_value=0.0, **kwargs)
+            self.hop_length = hop_length
+
+    theirs = WavTokenizerFeatureExtractor(normalize_audio=True, target_peak_dB_FS=-6.0)
+    taken = WavTokenizerProcessor(theirs, processor.tokenizer, CODEC).feature_extractor
+    assert type(taken) is type(processor.feature_extractor)
+    assert (taken.hop_length, taken.peak_db) == (80, -6.0)
+    dac = DacFeatureExtractor(sampling_rate=24000, hop_length=80)
+    with pytest.raises(TypeError, match="must be a WavTokenizerFeatureExtractor, got DacFeatureExtractor"):
+        WavTokenizerProcessor(dac, processor.tokenizer, CODEC)
+
+
 def test_one_half_of_the_codec_does_what_it_can(processor, tmp_path):
     CODEC.save_pretrained(tmp_path)
     ids = processor("<|audio|>", CLIPS[0])["input_ids"]
@@ -367,6 +484,7 @@ def test_a_saved_processor_loads_with_all_that_it_is_made_of(family, tmp_path):
         assert type(again) is WavTokenizerProcessor
         assert not again.audio_tokenizer.training
         assert again.chat_template == CHATML
+        assert type(again.feature_extractor) is WavTokenizerFeatureExtractor
         assert again.vocabulary.settings == processor.vocabulary.settings
         assert again("say <|audio|>", CLIPS[0])["input_ids"] == processor("say <|audio|>", CLIPS[0])["input_ids"]
         assert repr(again) == repr(processor)
@@ -455,6 +573,31 @@ def test_a_processor_without_codec_is_saved_without_one(processor, tmp_path):
     alone.save_pretrained(tmp_path)
     assert not (tmp_path / "audio_tokenizer").exists()
     assert AutoProcessor.from_pretrained(tmp_path).audio_tokenizer is None
+
+
+def test_a_folder_without_a_processor_is_told(tmp_path):
+    CODEC.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no saved processor"):
+        WavTokenizerProcessor.from_pretrained(tmp_path)
+
+
+def test_no_saved_file_holds_a_path_of_this_machine(tmp_path):
+    CODEC.save_pretrained(tmp_path / "codec")
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    WavTokenizerFeatureExtractor(hop_length=80).save_pretrained(tmp_path / "codec")
+    processor = WavTokenizerProcessor(
+        WavTokenizerFeatureExtractor.from_pretrained(tmp_path / "codec"),
+        AutoTokenizer.from_pretrained(tmp_path / "tokenizer"),
+        WavTokenizerModel.from_pretrained(tmp_path / "codec"),
+    )
+    for name in ("once", "twice"):
+        processor.save_pretrained(tmp_path / name)
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+    files = {path.relative_to(tmp_path / "once") for path in (tmp_path / "once").rglob("*") if path.is_file()}
+    for file in files:
+        content = (tmp_path / "once" / file).read_bytes()
+        assert str(tmp_path).encode() not in content, file
+        assert (tmp_path / "twice" / file).read_bytes() == content, file
 
 
 def test_auto_processor_on_a_codec_alone_gives_its_feature_extractor(tmp_path):
