@@ -572,7 +572,8 @@ class WavTokenizerProcessor(ProcessorMixin):
 
     A saved folder holds the code, too, because no release of transformers has this class: it loads through
     `AutoProcessor` with `trust_remote_code=True` where this package is not installed. A codec from the Hub is stored
-    by its id, any other with its weights, within the folder.
+    by its id, any other with its weights, within the folder; so is one whose `name_or_path` was cleared, as it must be
+    where the weights were changed after loading.
 
     Args:
         feature_extractor: The codec's.
@@ -932,14 +933,19 @@ class WavTokenizerProcessor(ProcessorMixin):
 
     def _take_codec(self, codec: Any) -> None:
         self.audio_tokenizer: Any = codec
-        self._hub_id: str | None = None
+        self._hub_codec: Any = None
         if codec is None:
             return
         self.check_argument_for_proper_class("audio_tokenizer", codec)
         self._require_equal("codec", codec.config, ("codebook_size", "hop_length", "sampling_rate"))
         is_named_as_on_the_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", codec.name_or_path or "")
         if is_named_as_on_the_hub and not os.path.exists(codec.name_or_path):
-            self._hub_id = codec.name_or_path
+            self._hub_codec = codec
+
+    @property
+    def _hub_id(self) -> str | None:
+        """Under which the codec came from the Hub; `None` for one from elsewhere, put in later or without a name."""
+        return self.audio_tokenizer.name_or_path or None if self.audio_tokenizer is self._hub_codec else None
 
     def _require_equal(self, what: str, of: Any, names: Sequence[str]) -> None:
         for name in names:

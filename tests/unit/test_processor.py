@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -457,6 +458,46 @@ def test_the_feature_extractor_of_transformers_makes_room_for_ours(processor):
         WavTokenizerProcessor(dac, processor.tokenizer, CODEC)
 
 
+@pytest.mark.skipif(not hasattr(transformers, "Apertus1p5Config"), reason="transformers has no Apertus 1.5")
+def test_apertus_reads_the_ids_that_are_adopted_by_its_offset():
+    tokenizer = tiny_tokenizer()
+    marks = {"begin_token": "<|boa|>", "end_token": "<|eoa|>", "placeholder_token": "<|audio|>"}
+    tokenizer.add_tokens(list(marks.values()))
+    config = transformers.Apertus1p5Config(
+        text_config={
+            "vocab_size": 1000,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        vision_config={
+            "codebook_size": 100,
+            "embed_dim": 32,
+            "latent_channels": 32,
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+        },
+        audio_config=CODEC.config.to_dict() | {"model_type": "wavtokenizer_encoder"},
+        image_token_offset=500,
+        audio_token_offset=600,
+    )
+    model = transformers.Apertus1p5ForConditionalGeneration(config).eval()
+    model.model.audio_tokenizer.load_state_dict(CODEC.encoder_model.state_dict())
+    before = model.get_input_embeddings().weight.clone()
+    vocabulary = AudioVocabulary.add_to(tokenizer, CODEC.config, first_token_id=600, **marks)
+    vocabulary.resize_embeddings(model, CODEC)
+    torch.testing.assert_close(model.get_input_embeddings().weight, before, rtol=0, atol=0)
+
+    processor = WavTokenizerProcessor(WavTokenizerFeatureExtractor(hop_length=80), tokenizer, CODEC)
+    [ids] = processor("say <|audio|> <|audio|>", CLIPS[:2])["input_ids"]
+    known = model.model.get_audio_tokens(**processor.feature_extractor(CLIPS[:2], return_tensors="pt"))
+    spans = [segment for segment in vocabulary.split(ids) if segment.is_audio]
+    assert [vocabulary.to_token_ids(span.values).tolist() for span in spans] == [row.tolist() for row in known]
+
+
 def test_one_half_of_the_codec_does_what_it_can(processor, tmp_path):
     CODEC.save_pretrained(tmp_path)
     ids = processor("<|audio|>", CLIPS[0])["input_ids"]
@@ -550,6 +591,30 @@ def test_a_codec_from_the_hub_is_stored_by_its_id(hub_cache, tmp_path):
         assert again("<|audio|>", CLIPS[0])["input_ids"] == processor("<|audio|>", CLIPS[0])["input_ids"]
     given = WavTokenizerProcessor.from_pretrained(tmp_path / "processor", audio_tokenizer=CODEC)
     assert given.audio_tokenizer is CODEC
+
+
+def test_a_changed_codec_without_its_name_and_one_put_in_later_are_stored_within(hub_cache, tmp_path):
+    codec = WavTokenizerModel.from_pretrained("lab/codec", cache_dir=hub_cache)
+    processor = make_processor(codec=codec)
+    processor.audio_tokenizer = tiny_model(seed=5)
+    processor.save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other" / "audio_tokenizer" / "model.safetensors").is_file()
+    with torch.no_grad():
+        codec.head.linear.bias.add_(1)
+    codec.name_or_path = ""
+    make_processor(codec=codec).save_pretrained(tmp_path / "changed")
+    again = AutoProcessor.from_pretrained(tmp_path / "changed").audio_tokenizer
+    torch.testing.assert_close(again.head.linear.bias, codec.head.linear.bias, rtol=0, atol=0)
+
+
+def test_a_codec_of_a_relative_folder_is_stored_within_from_anywhere(tmp_path, monkeypatch):
+    CODEC.save_pretrained(tmp_path / "codec")
+    monkeypatch.chdir(tmp_path)
+    processor = make_processor(codec=WavTokenizerModel.from_pretrained("codec"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    processor.save_pretrained("processor")
+    assert (tmp_path / "elsewhere" / "processor" / "audio_tokenizer" / "model.safetensors").is_file()
 
 
 def test_another_codec_under_the_same_id_is_refused(hub_cache, tmp_path):
