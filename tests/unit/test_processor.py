@@ -596,7 +596,8 @@ def test_a_codec_from_the_hub_is_stored_by_its_id(hub_cache, tmp_path):
 def test_a_changed_codec_without_its_name_and_one_put_in_later_are_stored_within(hub_cache, tmp_path):
     codec = WavTokenizerModel.from_pretrained("lab/codec", cache_dir=hub_cache)
     processor = make_processor(codec=codec)
-    processor.audio_tokenizer = tiny_model(seed=5)
+    tiny_model(seed=5).save_pretrained(tmp_path / "codec")
+    processor.audio_tokenizer = WavTokenizerModel.from_pretrained(tmp_path / "codec")
     processor.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "audio_tokenizer" / "model.safetensors").is_file()
     with torch.no_grad():
