@@ -49,29 +49,34 @@ CONFIGURATIONS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 def encode(recordings: Sequence[FoundFile], processor: WavTokenizerProcessor, folder: Path) -> list[np.ndarray]:
     """The codes (L,) of each recording, kept in files, so that a second run does not encode again."""
-    codec = processor.audio_tokenizer
-    identity = fingerprint(codec)
+    identity = fingerprint(processor.audio_tokenizer)
     codes = []
     for recording in recordings:
-        path = (folder / recording.relative).with_suffix(".npz")
+        path = folder / recording.relative.with_name(recording.relative.name + ".npz")
         stored = CodeFile.load(path) if path.exists() else None
         if stored is None or stored.fingerprint != identity:
-            inputs = processor.feature_extractor(recording.path, resample=True, return_tensors="pt").to(codec.device)
-            with torch.inference_mode():
-                audio_codes = codec.encode(**inputs).audio_codes
-            stored = CodeFile(
-                audio_codes=audio_codes[0].cpu().numpy(),
-                sampling_rate=codec.config.sampling_rate,
-                num_samples=inputs["input_values"].shape[-1],
-                hop_length=codec.config.hop_length,
-                codebook_size=codec.config.codebook_size,
-                fingerprint=identity,
-                source=recording.path.name,
-            )
+            stored = encode_file(recording.path, processor, identity)
             path.parent.mkdir(parents=True, exist_ok=True)
             stored.save(path)
         codes.append(stored.audio_codes[0])
     return codes
+
+
+def encode_file(recording: Path, processor: WavTokenizerProcessor, identity: str) -> CodeFile:
+    """The codes of one recording, with what tells where they are from."""
+    codec = processor.audio_tokenizer
+    inputs = processor.feature_extractor(recording, resample=True, return_tensors="pt").to(codec.device)
+    with torch.inference_mode():
+        audio_codes = codec.encode(**inputs).audio_codes
+    return CodeFile(
+        audio_codes=audio_codes[0].cpu().numpy(),
+        sampling_rate=codec.config.sampling_rate,
+        num_samples=inputs["input_values"].shape[-1],
+        hop_length=codec.config.hop_length,
+        codebook_size=codec.config.codebook_size,
+        fingerprint=identity,
+        source=recording.name,
+    )
 
 
 def label(recording: FoundFile) -> str:
@@ -207,9 +212,8 @@ def continue_recording(
         logits_processor=LogitsProcessorList([AudioLogitsProcessor(vocabulary, num_codes=num_prompt + num_new)]),
     )
     pieces, first_new_s, num_heard = [], math.nan, 0
-    with soundfile.SoundFile(
-        arguments.output / "continuation.wav", "w", codec.config.sampling_rate, 1, "PCM_16"
-    ) as file:
+    path = arguments.output / "continuation.wav"
+    with soundfile.SoundFile(path, "w", codec.config.sampling_rate, 1, "PCM_16") as file:
         for samples in streamer:
             file.write(samples.clamp(-1, 1).numpy())
             pieces.append(samples)
@@ -224,13 +228,20 @@ def continue_recording(
     with torch.inference_mode():
         at_once = codec.decode(all_codes).audio_values
     streamed = torch.cat(pieces)
+    written = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+
+    def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+        return (one - other.flatten().cpu()).abs().max().item()
+
     return {
         "prompt_s": num_prompt / codec.config.frame_rate,
         "new_s": num_new / codec.config.frame_rate,
         "elapsed_s": elapsed_s,
         "first_new_sound_s": first_new_s,
         "decoder_latency_s": decoder.latency_s,
-        "difference_to_decoding_in_pieces": (streamed - in_pieces.flatten().cpu()).abs().max().item(),
+        "difference_to_decoding_in_pieces": difference(streamed, in_pieces),
+        "difference_of_the_file_to_decoding_in_pieces": difference(written, in_pieces.clamp(-1, 1)),
+        "difference_of_the_file_to_decoding_at_once": difference(written, at_once.clamp(-1, 1)),
         "snr_to_decoding_at_once_db": snr_db(at_once.flatten().cpu(), streamed),
     }
 
@@ -242,12 +253,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = WavTokenizerModel.from_pretrained(arguments.codec).to(device).eval()
     recordings = find_files([arguments.audio])
+    if len(recordings) < 2:
+        raise ValueError(
+            f"{arguments.audio} holds {len(recordings)} recording. It takes two: one of them is held out."
+        )
     labels = [label(recording) for recording in recordings]
     tokenizer = label_tokenizer(labels)
     num_text = len(tokenizer)
     feature_extractor = WavTokenizerFeatureExtractor.from_pretrained(arguments.codec)
     processor = WavTokenizerProcessor(feature_extractor, tokenizer, codec)
 
+    print(f"{len(recordings)} recordings to codes, which are kept in {arguments.output / 'codes'}", flush=True)
     codes = encode(recordings, processor, arguments.output / "codes")
     train_labels, held_out_labels = divide(labels, arguments.held_out_every)
     train_codes, held_out_codes = divide(codes, arguments.held_out_every)
@@ -281,14 +297,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         # The longest, so that there is enough of it to begin with.
         name, beginning = max(zip(held_out_labels, held_out_codes, strict=True), key=lambda pair: len(pair[1]))
     else:
-        recording = FoundFile(arguments.prompt, Path(arguments.prompt.parent.name, arguments.prompt.name))
-        name, [beginning] = label(recording), encode([recording], processor, arguments.output / "codes")
+        name = label(FoundFile(arguments.prompt, Path(arguments.prompt.parent.name, arguments.prompt.name)))
+        beginning = encode_file(arguments.prompt, processor, fingerprint(codec)).audio_codes[0]
     continuation = continue_recording(arguments, model, processor, name, beginning)
     print(
         f"continuation.wav: {continuation['prompt_s']:.2f} s of a recording and {continuation['new_s']:.2f} s of the "
         f"model's, in {continuation['elapsed_s']:.1f} s, the first of it after "
         f"{continuation['first_new_sound_s']:.2f} s; {continuation['difference_to_decoding_in_pieces']:.1g} from "
-        f"decoding all codes in pieces, SNR {continuation['snr_to_decoding_at_once_db']:.1f} dB to decoding them whole"
+        f"decoding all codes in pieces, SNR {continuation['snr_to_decoding_at_once_db']:.1f} dB to decoding them "
+        "whole (docs/streaming.md has that of real recordings)"
     )
     return {
         "num_weights": model.num_parameters(),
@@ -307,29 +324,47 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def existing_folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise argparse.ArgumentTypeError(f"{name} is no folder")
+    return Path(name)
+
+
+def width(number: str) -> int:
+    if not number.isdecimal() or int(number) < 32 or int(number) % 32:
+        raise argparse.ArgumentTypeError(f"{number} is no multiple of 32")
+    return int(number)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the description as it is."""
+
+
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("audio", type=Path, help="a folder of recordings")
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    arguments.add_argument("audio", type=existing_folder, help="a folder of recordings")
     arguments.add_argument("--output", type=Path, default=Path("audio_lm_output"), help="folder for what comes out")
     arguments.add_argument("--codec", default=bundled_checkpoint(), help="a codec's folder or Hub id")
-    arguments.add_argument("--architecture", choices=CONFIGURATIONS, default="llama")
-    arguments.add_argument("--hidden-size", type=int, default=192, help="a multiple of 32")
-    arguments.add_argument("--layers", type=int, default=4)
+    arguments.add_argument("--architecture", choices=CONFIGURATIONS, default="llama", help="kind of language model")
+    arguments.add_argument("--hidden-size", type=width, default=192, help="its width, a multiple of 32")
+    arguments.add_argument("--layers", type=int, default=4, help="its depth")
     arguments.add_argument(
         "--plain-embeddings", action="store_true", help="start without what the codec knows of its codes"
     )
     arguments.add_argument("--context", type=int, default=512, help="tokens of a training block")
     arguments.add_argument("--batch", type=int, default=8, help="blocks of a step")
-    arguments.add_argument("--epochs", type=float, default=2.0)
+    arguments.add_argument("--epochs", type=float, default=2.0, help="passes over the codes")
     arguments.add_argument("--steps", type=int, help="in place of --epochs")
-    arguments.add_argument("--learning-rate", type=float, default=2e-3)
+    arguments.add_argument("--learning-rate", type=float, default=2e-3, help="the highest on the way")
     arguments.add_argument("--held-out-every", type=int, default=20, help="every so many recordings are held out")
-    arguments.add_argument("--prompt", type=Path, help="a recording to go on with; without it, one that is held out")
-    arguments.add_argument("--prompt-seconds", type=float, default=3.0)
-    arguments.add_argument("--new-seconds", type=float, default=5.0)
-    arguments.add_argument("--top-k", type=int, default=100)
-    arguments.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument(
+        "--prompt", type=Path, help="a recording to go on with; without it, the longest that is held out"
+    )
+    arguments.add_argument("--prompt-seconds", type=float, default=3.0, help="how much of it the model hears")
+    arguments.add_argument("--new-seconds", type=float, default=5.0, help="how much the model adds")
+    arguments.add_argument("--top-k", type=int, default=100, help="codes that each next one is drawn from")
+    arguments.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
+    arguments.add_argument("--seed", type=int, default=0, help="of weights, order and draws")
     return arguments
 
 

@@ -20,8 +20,8 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .configuration_wavtokenizer import copy_code_files, stored_form
 
-# Fields that the transformers port does not know; at these values they stay out of preprocessor_config.json.
-_OWN_FIELDS = {"peak_db": None}
+# In preprocessor_config.json, `peak_db` goes by the names that the transformers port has for it.
+_IS_NORMALIZED, _NORMALIZED_PEAK = "normalize_audio", "target_peak_dB_FS"
 
 # More channels than any microphone array in use: a larger first axis means that the axes are swapped.
 _MAX_CHANNELS = 64
@@ -135,7 +135,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
         padding_value: Value of the samples after a clip's end.
         hop_length: Samples per code.
         peak_db: Peak to which each clip is scaled after resampling, in dB relative to full scale (for example -3.0);
-            `None` leaves the level alone. Silence stays silence.
+            `None` leaves the level alone. Silence stays silence. The port's `normalize_audio` and `target_peak_dB_FS`
+            are taken for it.
 
     Raises:
         ValueError: If `padding_side` is not `"right"`: padding on the left would shift the frames and change the
@@ -161,6 +162,9 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"`hop_length` and `sampling_rate` must be at least 1, got {hop_length} and {sampling_rate}."
             )
+        is_normalized, peak = kwargs.pop(_IS_NORMALIZED, False), kwargs.pop(_NORMALIZED_PEAK, -3.0)
+        if peak_db is None and is_normalized:
+            peak_db = peak
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.peak_db = peak_db
@@ -247,7 +251,11 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, in the form that the port reads and writes; see `stored_form`."""
-        return stored_form(super().to_dict(), _OWN_FIELDS)
+        values = super().to_dict()
+        peak_db = values.pop("peak_db", None)
+        if peak_db is not None:
+            values |= {_IS_NORMALIZED: True, _NORMALIZED_PEAK: peak_db}
+        return stored_form(values, {})
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers; a feature extractor that names its code in `auto_map` takes the files along."""

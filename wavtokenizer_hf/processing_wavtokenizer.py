@@ -3,11 +3,12 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """WavTokenizer's codes as tokens of a language model: their vocabulary, and a processor that mixes them with text."""
 
+import inspect
 import json
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AddedToken, AutoFeatureExtractor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase, PreTrainedModel
-from transformers.utils import TensorType
+from transformers.utils import PaddingStrategy, TensorType
 
 from .configuration_wavtokenizer import WavTokenizerConfig, copy_code_files, fingerprint
 from .feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
@@ -240,7 +241,7 @@ class AudioVocabulary:
             ValueError: If a code is not in 0..codebook_size - 1, with its position.
         """
         codes = _as_integers(audio_codes, "audio_codes")
-        self._refuse(codes, (codes < 0) | (codes >= self.codebook_size), f"codes lie in 0..{self.codebook_size - 1}")
+        self._refuse_strange_codes(codes)
         return _like(self.token_ids[codes], audio_codes)
 
     def to_codes(self, token_ids: Any) -> Any:
@@ -263,6 +264,9 @@ class AudioVocabulary:
 
         Returns:
             B arrays or tensors (num_codes + 2,).
+
+        Raises:
+            ValueError: For another shape, or a valid code that is not in 0..codebook_size - 1, with its position.
         """
         codes = _as_integers(audio_codes, "audio_codes")
         if codes.ndim not in (2, 3) or (codes.ndim == 3 and codes.shape[1] != 1):
@@ -270,21 +274,33 @@ class AudioVocabulary:
         mask = np.ones_like(codes) if audio_codes_mask is None else _as_array(audio_codes_mask)
         if mask.shape != codes.shape:
             raise ValueError(f"`audio_codes_mask` must have the codes' shape {codes.shape}, got {mask.shape}.")
+        self._refuse_strange_codes(codes, mask != 0)
         spans = []
         for row, valid in zip(codes.reshape(len(codes), -1), mask.reshape(len(codes), -1) != 0, strict=True):
-            ids = self.to_token_ids(row[valid])
+            ids = self.token_ids[row[valid]]
             spans.append(_like(np.concatenate([[self.begin_token_id], ids, [self.end_token_id]]), audio_codes))
         return spans
 
     def to_text(self, audio_codes: Any) -> Any:
-        """A clip's codes (L,) as text, begin and end included; a batch (B, L), or a list of clips, gives a list."""
-        if isinstance(audio_codes, Sequence) and audio_codes and not isinstance(audio_codes[0], (int, np.integer)):
-            return [self.to_text(codes) for codes in audio_codes]
+        """A clip's codes (L,) as text, begin and end included; a batch (B, 1, L) or (B, L), or a list, gives a list.
+
+        A tokenizer reads it back as the same ids only if it has the codes' tokens, which it may lack where they go by
+        `first_token_id`.
+
+        Raises:
+            ValueError: If a code is not in 0..codebook_size - 1, with its position.
+        """
+        if isinstance(audio_codes, Sequence) and any(np.ndim(item) for item in audio_codes):
+            return [_numbered(f"Clip {index}", self.to_text, codes) for index, codes in enumerate(audio_codes)]
         codes = _as_integers(audio_codes, "audio_codes")
-        if codes.ndim == 2:
-            return [self.to_text(row) for row in codes]
-        self.to_token_ids(codes)
-        return "".join([self.begin_token, *map(self.token.format, codes.tolist()), self.end_token])
+        if codes.ndim not in (1, 2, 3) or (codes.ndim == 3 and codes.shape[1] != 1):
+            raise ValueError(f"`audio_codes` must have shape (L,), (B, L) or (B, 1, L), got {codes.shape}.")
+        self._refuse_strange_codes(codes)
+        texts = [
+            "".join([self.begin_token, *map(self.token.format, row), self.end_token])
+            for row in np.atleast_2d(codes.squeeze(axis=1) if codes.ndim == 3 else codes).tolist()
+        ]
+        return texts[0] if codes.ndim == 1 else texts
 
     def from_text(self, text: Any) -> Any:
         """The codes (L,) that text spells; the reverse of `to_text`, also of a list.
@@ -295,21 +311,20 @@ class AudioVocabulary:
             ValueError: If there is anything else in it, with its position.
         """
         if not isinstance(text, str):
-            return [self.from_text(item) for item in text]
+            return [_numbered(f"Text {index}", self.from_text, item) for index, item in enumerate(text)]
         start = len(text) - len(text.lstrip())
         start += len(self.begin_token) * text.startswith(self.begin_token, start)
         stop = len(text.rstrip())
         stop -= len(self.end_token) * text.endswith(self.end_token, start, stop)
-        # Names and what is between them take turns.
-        pieces = re.split(re.escape(self.token).replace(re.escape("{}"), "(0|[1-9][0-9]*)"), text[start:stop])
-        strange = next((piece for piece in pieces[::2] if piece.strip()), None)
-        if strange is not None:
-            raise ValueError(
-                f"Expected tokens such as {self.token.format(0)!r} only, found {strange.strip()[:40]!r} at position "
-                f"{text.index(strange.strip(), start)}. `split` takes the token ids of mixed text."
-            )
-        codes = np.array([int(number) for number in pieces[1::2]], dtype=np.int64)
-        self.to_token_ids(codes)
+        name = re.compile(re.escape(self.token).replace(re.escape("{}"), "(0|[1-9][0-9]*)"))
+        numbers, position = [], start
+        for found in name.finditer(text, start, stop):
+            self._refuse_strange_text(text, position, found.start())
+            numbers.append(int(found[1]))
+            position = found.end()
+        self._refuse_strange_text(text, position, stop)
+        codes = np.array(numbers, dtype=np.int64)
+        self._refuse_strange_codes(codes)
         return codes
 
     def split(self, token_ids: Any, repair: bool = False) -> list[Segment]:
@@ -392,15 +407,23 @@ class AudioVocabulary:
         rows stay as they are. A second call changes nothing.
 
         Args:
-            model: A model with input and, where it generates, output embeddings.
+            model: A model with input and, where it generates, output embeddings, whose weights are in memory.
             codec: The codec, or its decoder or encoder.
             pad_to_multiple_of: As in `resize_token_embeddings`.
             redraw: Whether tokens that this vocabulary added get new rows where the model has rows for them, as models
                 do that are wider than their tokenizer; `None` means if the model has to grow. Ids that were adopted
                 keep theirs.
             seed: Of the draw, so that all processes of a run draw the same.
+
+        Raises:
+            ValueError: If the embeddings are on the meta device, as those are that accelerate has offloaded.
         """
         embeddings: Any = model.get_input_embeddings()
+        if embeddings.weight.is_meta:
+            raise ValueError(
+                "The model's embeddings have no values here (device meta): it was built without weights, or they are "
+                "offloaded. Load it without `device_map`, resize and save it, and load it from there."
+            )
         num_rows = embeddings.weight.shape[0]
         num_needed = int(self._all_ids().max()) + 1
         if num_needed > num_rows:
@@ -412,7 +435,7 @@ class AudioVocabulary:
         output: Any = model.get_output_embeddings()
         drawn = torch.zeros(embeddings.weight.shape[0], dtype=torch.bool)
         drawn[num_rows:] = True
-        drawn[[token_id for token_id in self._all_ids().tolist() if token_id >= first_added]] = True
+        drawn[[token_id for token_id in self._own_ids() if token_id >= first_added]] = True
         tensors = [embeddings.weight]
         if output is not None and output.weight is not embeddings.weight:
             tensors.append(output.weight)
@@ -443,6 +466,11 @@ class AudioVocabulary:
     def _all_ids(self) -> np.ndarray:
         return np.append(self.token_ids, [self.begin_token_id, self.end_token_id, self.placeholder_token_id])
 
+    def _own_ids(self) -> list[int]:
+        """Ids that may have been added; those of codes that go by offset are the model's."""
+        ids = self._all_ids() if self.settings["first_token_id"] is None else self._all_ids()[self.codebook_size :]
+        return ids.tolist()
+
     def _codes_of(self, ids: np.ndarray) -> np.ndarray:
         """The code of each id, -1 for what is none."""
         ranks = np.searchsorted(self.token_ids, ids, sorter=self._order)
@@ -454,6 +482,18 @@ class AudioVocabulary:
         kinds[ids == self.begin_token_id] = _BEGIN
         kinds[ids == self.end_token_id] = _END
         return kinds
+
+    def _refuse_strange_codes(self, codes: np.ndarray, is_valid: Any = True) -> None:
+        is_strange = (codes < 0) | (codes >= self.codebook_size)
+        self._refuse(codes, is_strange & is_valid, f"codes lie in 0..{self.codebook_size - 1}")
+
+    def _refuse_strange_text(self, text: str, start: int, stop: int) -> None:
+        strange = text[start:stop].lstrip()
+        if strange:
+            raise ValueError(
+                f"Expected tokens such as {self.token.format(0)!r} only, found {strange.rstrip()[:40]!r} at position "
+                f"{stop - len(strange)}. `split` takes the token ids of mixed text."
+            )
 
     @staticmethod
     def _refuse(values: np.ndarray, is_wrong: np.ndarray, why: str) -> None:
@@ -474,8 +514,25 @@ def _as_array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
+def _numbered(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call returns; its errors say which one of a list it was for."""
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
 def _as_integers(values: Any, name: str) -> np.ndarray:
-    array = _as_array(values)
+    if isinstance(values, torch.Tensor) and values.is_floating_point():
+        if values.numel():
+            raise ValueError(f"`{name}` must be whole numbers, got {values.dtype}.")
+        values = values.long()
+    try:
+        array = _as_array(values)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be numbers in one shape ({error}). Pass rows of different lengths one by one."
+        ) from None
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -515,7 +572,8 @@ class WavTokenizerProcessor(ProcessorMixin):
 
     A saved folder holds the code, too, because no release of transformers has this class: it loads through
     `AutoProcessor` with `trust_remote_code=True` where this package is not installed. A codec from the Hub is stored
-    by its id, any other with its weights, within the folder.
+    by its id, any other with its weights, within the folder; so is one whose `name_or_path` was cleared, as it must be
+    where the weights were changed after loading.
 
     Args:
         feature_extractor: The codec's.
@@ -536,10 +594,11 @@ class WavTokenizerProcessor(ProcessorMixin):
         chat_template: str | dict[str, str] | None = None,
     ):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+        self._take_feature_extractor(feature_extractor)
         if audio_tokenizer is not None and _SETTINGS_NAME not in tokenizer.init_kwargs:
             AudioVocabulary.add_to(tokenizer, audio_tokenizer.config)
         self.vocabulary = AudioVocabulary.from_tokenizer(tokenizer)
-        self._require_equal("feature extractor", feature_extractor, ("hop_length", "sampling_rate"))
+        self._require_equal("feature extractor", self.feature_extractor, ("hop_length", "sampling_rate"))
         self._take_codec(audio_tokenizer)
 
     @property
@@ -562,7 +621,10 @@ class WavTokenizerProcessor(ProcessorMixin):
         resample: bool = False,
         loss_on: str | None = None,
         continue_audio: bool = False,
-        padding: bool = True,
+        padding: bool | str | PaddingStrategy = True,
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -571,13 +633,18 @@ class WavTokenizerProcessor(ProcessorMixin):
         Args:
             text: Each with any number of placeholders; the recordings fill them in order.
             audio: A clip or a list of clips as the feature extractor takes them, one per placeholder of all texts.
-            audio_codes: In place of `audio`, their codes: (N, 1, L) or (N, L), or a list of (L,).
-            audio_codes_mask: With `audio_codes` of clips of different lengths, as `encode` returns it.
+            audio_codes: In place of `audio`, their codes: (N, 1, L) or (N, L), or a list of (L,). A single clip may be
+                given as (L,), or as a list of numbers.
+            audio_codes_mask: With an array of `audio_codes` of different lengths, as `encode` returns it.
             sampling_rate: Rate of the given arrays in Hz; see the feature extractor.
             resample: Whether to resample clips of another rate.
             loss_on: Makes labels: `"all"`, or only `"audio"` (codes, begin and end) or `"text"`; the rest is -100.
             continue_audio: Whether the span that ends each text stays open, so that generation goes on with it.
-            padding: Whether to pad to the longest, on the tokenizer's side. Without it the rows are lists.
+            padding: `True` or `"longest"` pads to the longest, `"max_length"` to `max_length`; `False` does not pad,
+                and the rows are lists.
+            padding_side: `"left"` or `"right"`; `None` is the tokenizer's.
+            max_length: Most ids of a row. A longer one is an error, because cutting it would cut spans of audio.
+            pad_to_multiple_of: What the padded length is a multiple of.
             return_tensors: `"pt"`, `"np"` or `None` for lists.
             kwargs: For the tokenizer, such as `add_special_tokens`. It must not truncate.
 
@@ -585,34 +652,54 @@ class WavTokenizerProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, (B, n), and `labels` with `loss_on`.
 
         Raises:
-            ValueError: If placeholders and recordings differ in number, or texts of different lengths cannot be
-                padded.
+            ValueError: If placeholders and recordings differ in number, texts of different lengths cannot be padded,
+                or a row is longer than `max_length`.
+            TypeError: For an argument that the tokenizer does not know.
         """
         if loss_on not in (None, "all", "audio", "text"):
             raise ValueError(f"`loss_on` must be 'all', 'audio', 'text' or None, got {loss_on!r}.")
-        if kwargs.get("truncation"):
+        if padding_side not in (None, "left", "right"):
+            raise ValueError(f"`padding_side` must be 'left', 'right' or None, got {padding_side!r}.")
+        strategy = _padding_strategy(padding)
+        if strategy == PaddingStrategy.MAX_LENGTH and max_length is None:
+            raise ValueError("`padding='max_length'` needs `max_length`, the number of ids of a row.")
+        if kwargs.pop("truncation", None):
             raise ValueError("`truncation` would cut spans of audio. Shorten the recordings or the text instead.")
         if audio is not None and audio_codes is not None:
             raise ValueError("Got both `audio` and `audio_codes`; pass one.")
+        unknown = kwargs.keys() - inspect.signature(PreTrainedTokenizerBase.__call__).parameters.keys()
+        if unknown:
+            # Tokenizers pass over what they do not know.
+            raise TypeError(
+                f"Unexpected argument {min(unknown)!r}: neither this processor nor its tokenizer takes it."
+            )
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("Expected at least one text, got an empty batch.")
-        rows = self.tokenizer(texts, padding=False, return_attention_mask=False, **kwargs)["input_ids"]
-        if audio is not None:
+        kwargs = {**kwargs, "padding": False, "return_attention_mask": False}
+        rows = self.tokenizer(texts, **kwargs)["input_ids"]
+        if audio is None:
+            spans = self._given_spans(audio_codes, audio_codes_mask)
+        else:
             encoded = self._encode(audio, sampling_rate, resample)
             spans = self.vocabulary.to_spans(encoded.audio_codes.cpu(), encoded.audio_codes_mask.cpu())
-        elif isinstance(audio_codes, (list, tuple)):
-            spans = [self.vocabulary.to_spans(_as_array(codes).reshape(1, -1))[0] for codes in audio_codes]
-        else:
-            spans = [] if audio_codes is None else self.vocabulary.to_spans(audio_codes, audio_codes_mask)
         filled = self._fill([np.asarray(row, dtype=np.int64) for row in rows], [_as_array(span) for span in spans])
         if continue_audio:
             filled = [self._opened(row, index) for index, row in enumerate(filled)]
+        too_long = next((index for index, row in enumerate(filled) if max_length and len(row) > max_length), None)
+        if too_long is not None:
+            raise ValueError(
+                f"Text {too_long} makes {len(filled[too_long])} ids, more than `max_length` = {max_length}. Shorten "
+                "it or its recordings; `vocabulary.num_tokens` counts theirs."
+            )
         outputs = {"input_ids": filled, "attention_mask": [np.ones_like(row) for row in filled]}
         if loss_on is not None:
             outputs["labels"] = [self._labels(row, loss_on) for row in filled]
-        if padding:
-            outputs = self._padded(outputs)
+        if strategy != PaddingStrategy.DO_NOT_PAD:
+            least = max_length if strategy == PaddingStrategy.MAX_LENGTH else 0
+            outputs = self._padded(
+                outputs, least or 0, pad_to_multiple_of or 1, padding_side or self.tokenizer.padding_side
+            )
         if return_tensors is None:
             outputs = {name: [row.tolist() for row in rows] for name, rows in outputs.items()}
         return BatchFeature(outputs, tensor_type=return_tensors)
@@ -631,14 +718,18 @@ class WavTokenizerProcessor(ProcessorMixin):
         """Renders a conversation, or a batch of them, whose messages may hold recordings.
 
         A message's content is a string, or a list of parts: `{"type": "text", "text": ...}` and
-        `{"type": "audio", "audio": clip}`, or with `"path"` in place of `"audio"`. A template that does not write the
-        placeholder for such a part, as those of text models do not, gets the parts joined into one string.
+        `{"type": "audio", "audio": clip}`, or with `"path"` in place of `"audio"`, or without either where
+        `processor_kwargs` has `audio_codes`. A template that does not write the placeholder for such a part, as those
+        of text models do not, gets the parts joined into one string, or into one part of text if it takes parts only.
 
         Args:
             tokenize: Whether to return ids rather than text.
             return_dict: With `tokenize`, whether to return all that a call of the processor returns.
             processor_kwargs: With `tokenize`, arguments of that call, such as `loss_on`.
             kwargs: `add_generation_prompt` and others of transformers' `apply_chat_template`, and the template's own.
+
+        Raises:
+            ValueError: For a part of another type, or if the template leaves a recording out or writes it twice.
         """
         if kwargs.pop("return_assistant_tokens_mask", False):
             raise ValueError("`return_assistant_tokens_mask` is not supported; `loss_on` makes labels.")
@@ -646,9 +737,16 @@ class WavTokenizerProcessor(ProcessorMixin):
             chat_template = self.tokenizer.get_chat_template(chat_template)
         conversations = [conversation] if isinstance(conversation[0], Mapping) else list(conversation)
         clips = [clip for messages in conversations for message in messages for clip in _clips_of(message)]
-        if not self._writes_placeholders(chat_template):
-            conversations = [[self._as_string(message) for message in messages] for messages in conversations]
+        conversations = self._in_the_form_of(chat_template, conversations)
         prompts = super().apply_chat_template(conversations, chat_template, tokenize=False, **kwargs)
+        for index, (messages, prompt) in enumerate(zip(conversations, prompts, strict=True)):
+            expected = sum(self._num_placeholders(message) for message in messages)
+            if prompt.count(self.audio_token) != expected:
+                raise ValueError(
+                    f"The messages of conversation {index} hold {expected} recordings or placeholders "
+                    f"{self.audio_token}, and the chat template wrote {prompt.count(self.audio_token)}. It must write "
+                    "each once, in messages of every role."
+                )
         if not tokenize:
             return prompts[0] if isinstance(conversation[0], Mapping) else prompts
         output = self(
@@ -783,13 +881,18 @@ class WavTokenizerProcessor(ProcessorMixin):
             device_map: Where the codec goes, as in a model's `from_pretrained`.
 
         Raises:
-            ValueError: If the codec is not the one that the processor was saved with.
+            ValueError: If there is no saved processor, or the codec is not the one that it was saved with.
         """
         name = os.fspath(pretrained_model_name_or_path)
         values, _ = cls.get_processor_dict(name, **kwargs)
-        if "processor_class" not in values and kwargs.get("_from_auto"):
-            # AutoProcessor on the folder of a codec alone gives what it gives for the codecs of transformers.
-            return AutoFeatureExtractor.from_pretrained(name, **kwargs)
+        if "processor_class" not in values:
+            if kwargs.get("_from_auto"):
+                # AutoProcessor on the folder of a codec alone gives what it gives for the codecs of transformers.
+                return WavTokenizerFeatureExtractor.from_pretrained(name, **kwargs)
+            raise ValueError(
+                f"{name} holds no saved processor. Make one of its parts, WavTokenizerProcessor(feature_extractor, "
+                "tokenizer, codec), and save it with `save_pretrained`."
+            )
         processor: Any = super().from_pretrained(name, **kwargs)
         stored = values.get(_CODEC_ENTRY)
         if audio_tokenizer is None and stored is not None:
@@ -820,16 +923,29 @@ class WavTokenizerProcessor(ProcessorMixin):
             )
         return codec
 
+    def _take_feature_extractor(self, given: Any) -> None:
+        # transformers has one of this name, too, which AutoFeatureExtractor prefers. It knows neither files nor rates.
+        if isinstance(given, WavTokenizerFeatureExtractor):
+            return
+        if type(given).__name__ != WavTokenizerFeatureExtractor.__name__:
+            raise TypeError(f"`feature_extractor` must be a WavTokenizerFeatureExtractor, got {type(given).__name__}.")
+        self.feature_extractor = WavTokenizerFeatureExtractor.from_dict(given.to_dict())
+
     def _take_codec(self, codec: Any) -> None:
         self.audio_tokenizer: Any = codec
-        self._hub_id: str | None = None
+        self._hub_codec: Any = None
         if codec is None:
             return
         self.check_argument_for_proper_class("audio_tokenizer", codec)
         self._require_equal("codec", codec.config, ("codebook_size", "hop_length", "sampling_rate"))
         is_named_as_on_the_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", codec.name_or_path or "")
         if is_named_as_on_the_hub and not os.path.exists(codec.name_or_path):
-            self._hub_id = codec.name_or_path
+            self._hub_codec = codec
+
+    @property
+    def _hub_id(self) -> str | None:
+        """Under which the codec came from the Hub; `None` for one from elsewhere, put in later or without a name."""
+        return self.audio_tokenizer.name_or_path or None if self.audio_tokenizer is self._hub_codec else None
 
     def _require_equal(self, what: str, of: Any, names: Sequence[str]) -> None:
         for name in names:
@@ -854,6 +970,21 @@ class WavTokenizerProcessor(ProcessorMixin):
         # Not in inference mode, whose tensors an embedding that is trained refuses.
         with torch.no_grad():
             return codec.encode(**inputs)
+
+    def _given_spans(self, audio_codes: Any, audio_codes_mask: Any) -> list:
+        if audio_codes_mask is not None and (audio_codes is None or isinstance(audio_codes, (list, tuple))):
+            raise ValueError(
+                "`audio_codes_mask` goes with an array or tensor of `audio_codes`; clips of a list need none."
+            )
+        if audio_codes is None or len(audio_codes) == 0:
+            return []
+        to_spans = self.vocabulary.to_spans
+        if isinstance(audio_codes, (list, tuple)) and any(np.ndim(codes) for codes in audio_codes):
+            return [
+                _numbered(f"Clip {index} of `audio_codes`", lambda codes: to_spans(_as_row(codes))[0], codes)
+                for index, codes in enumerate(audio_codes)
+            ]
+        return to_spans(_as_row(audio_codes) if np.ndim(audio_codes) == 1 else audio_codes, audio_codes_mask)
 
     def _decode(self, spans: list[torch.Tensor]) -> Any:
         """Yields the waveform of each span, decoded in one batch; `None` without a codec."""
@@ -905,38 +1036,82 @@ class WavTokenizerProcessor(ProcessorMixin):
             return row.copy()
         return np.where(self.vocabulary.is_audio(row) == (loss_on == "audio"), row, _IGNORED)
 
-    def _padded(self, outputs: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    def _padded(
+        self, outputs: dict[str, list[np.ndarray]], least: int, multiple: int, padding_side: str
+    ) -> dict[str, Any]:
         lengths = [len(row) for row in outputs["input_ids"]]
+        width = -(-max(*lengths, least) // multiple) * multiple
         pad_token_id = self.tokenizer.pad_token_id
         if pad_token_id is None:
-            if min(lengths) != max(lengths):
+            if min(lengths) != width:
                 raise ValueError(
                     "The tokenizer has no padding token, which texts of different lengths need. Set one, for example "
                     "`tokenizer.pad_token = tokenizer.eos_token`, or pass `padding=False`."
                 )
             pad_token_id = 0
         fills = {"input_ids": pad_token_id, "attention_mask": 0, "labels": _IGNORED}
-        is_left = self.tokenizer.padding_side == "left"
         padded = {}
         for name, rows in outputs.items():
-            padded[name] = np.full((len(rows), max(lengths)), fills[name], dtype=np.int64)
+            padded[name] = np.full((len(rows), width), fills[name], dtype=np.int64)
             for row, values in zip(padded[name], rows, strict=True):
-                row[len(row) - len(values) if is_left else 0 :][: len(values)] = values
+                row[width - len(values) if padding_side == "left" else 0 :][: len(values)] = values
         return padded
 
-    def _writes_placeholders(self, chat_template: str | None) -> bool:
-        """Whether a template understands parts of type audio, found out by trying one."""
-        probe: Any = [{"role": "user", "content": [{"type": "audio"}]}]
+    def _in_the_form_of(self, chat_template: str | None, conversations: list) -> list:
+        """The conversations with contents such as the template understands, found out by trying it."""
+        takes_strings = self._writes(chat_template, self.audio_token)
+        if self._writes(chat_template, [{"type": "audio"}]):
+            if takes_strings:
+                return conversations
+            adapted: Callable[[Any], Any] = _as_parts
+        elif takes_strings:
+            adapted = self._as_string
+        else:
+
+            def adapted(content: Any) -> Any:
+                return _as_parts(self._as_string(content))
+
+        return [
+            [
+                {**message, "content": adapted(message["content"])} if "content" in message else message
+                for message in messages
+            ]
+            for messages in conversations
+        ]
+
+    def _writes(self, chat_template: str | None, content: Any) -> bool:
+        probe: Any = [{"role": "user", "content": content}]
         try:
             return self.audio_token in super().apply_chat_template(probe, chat_template, tokenize=False)
-        except Exception:  # whatever a template does with a list where it expects a string
+        except Exception:  # whatever a template does with a content that it does not expect
             return False
 
-    def _as_string(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            content = "".join(self.audio_token if part["type"] == "audio" else part["text"] for part in content)
-        return {**message, "content": content}
+    def _as_string(self, content: Any) -> Any:
+        if not isinstance(content, (list, tuple)):
+            return content
+        return "".join(self.audio_token if part["type"] == "audio" else part["text"] for part in content)
+
+    def _num_placeholders(self, message: Mapping[str, Any]) -> int:
+        content = self._as_string(message.get("content"))
+        return content.count(self.audio_token) if isinstance(content, str) else 0
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _padding_strategy(padding: bool | str | PaddingStrategy) -> PaddingStrategy:
+    if isinstance(padding, bool):
+        return PaddingStrategy.LONGEST if padding else PaddingStrategy.DO_NOT_PAD
+    return PaddingStrategy(padding)
+
+
+def _as_row(codes: Any) -> np.ndarray:
+    """One clip's codes, (L,) or with leading axes of one, as (1, L)."""
+    array = np.atleast_1d(_as_array(codes))
+    if array.size != array.shape[-1]:
+        raise ValueError(f"expected the codes (L,) of one clip, got shape {array.shape}.")
+    return array.reshape(1, -1)
 
 
 def _clips_of(message: Mapping[str, Any]) -> list[Any]:

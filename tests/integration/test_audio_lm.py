@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ def test_a_model_learns_from_recordings_and_goes_on_with_one(tmp_path, capsys, a
     continuation = figures["continuation"]
     assert 0 < continuation["first_new_sound_s"] < continuation["elapsed_s"]
     assert continuation["difference_to_decoding_in_pieces"] < 1e-5
+    # Steps of 16 bits.
+    assert continuation["difference_of_the_file_to_decoding_in_pieces"] < 2**-15
     # How far decoding in pieces lies from decoding whole; docs/streaming.md has it of real codes.
     assert continuation["snr_to_decoding_at_once_db"] > 5
 
@@ -53,6 +56,43 @@ def test_a_model_learns_from_recordings_and_goes_on_with_one(tmp_path, capsys, a
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.config.model_type == architecture
     assert model.get_input_embeddings().weight.shape[0] == len(processor.tokenizer)
+
+
+def test_a_short_continuation_is_what_decoding_its_ids_at_once_gives(tmp_path):
+    """As `ChunkedDecoder` states of clips that are no longer than a chunk and what it looks ahead, 25 + 15 codes."""
+    figures = run(AUDIO, "--output", tmp_path, "--steps", "1", "--prompt-seconds", "0.2", "--new-seconds", "0.33")
+    assert len(soundfile.read(tmp_path / "continuation.wav")[0]) == (15 + 25) * 320
+    assert figures["continuation"]["difference_of_the_file_to_decoding_at_once"] < 2**-15
+
+
+def test_recordings_whose_names_differ_in_their_suffix_only_are_told_apart(tmp_path):
+    for name, source in (("a.flac", "sonic_x_0049.flac"), ("a.wav", "sonic_x_0060.flac")):
+        samples, sampling_rate = soundfile.read(AUDIO / source)
+        (tmp_path / "in" / "set").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "in" / "set" / name, samples, sampling_rate)
+    recordings = train_audio_lm.find_files([tmp_path / "in"])
+    processor = train_audio_lm.WavTokenizerProcessor(
+        WavTokenizerFeatureExtractor(hop_length=80), train_audio_lm.label_tokenizer(["set"]), tiny_causal_model()
+    )
+    for _ in range(2):
+        codes = train_audio_lm.encode(recordings, processor, tmp_path / "codes")
+        for recording, found in zip(recordings, codes, strict=True):
+            known = train_audio_lm.encode_file(recording.path, processor, "").audio_codes[0]
+            np.testing.assert_array_equal(found, known)
+
+
+def test_what_cannot_be_trained_on_is_told_before_anything_is_computed(tmp_path, capsys):
+    parser = train_audio_lm.parser()
+    for options, message in (
+        ([str(tmp_path / "nowhere")], "nowhere is no folder"),
+        ([str(AUDIO), "--hidden-size", "40"], "40 is no multiple of 32"),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(options)
+        assert message in capsys.readouterr().err
+    shutil.copy(AUDIO / "sonic_x_0049.flac", tmp_path)
+    with pytest.raises(ValueError, match="holds 1 recording"):
+        run(tmp_path, "--output", tmp_path / "out")
 
 
 def test_the_benchmark_keeps_the_figures_of_both_starts_of_the_embeddings(tmp_path, monkeypatch):
@@ -144,7 +184,7 @@ def test_a_model_that_learns_nothing_scores_no_better_than_single_codes():
     processor = train_audio_lm.WavTokenizerProcessor(
         WavTokenizerFeatureExtractor(hop_length=80), train_audio_lm.label_tokenizer(labels), tiny_causal_model()
     )
-    arguments = train_audio_lm.parser().parse_args(["x", *SMALL])
+    arguments = train_audio_lm.parser().parse_args([str(AUDIO), *SMALL])
     model = train_audio_lm.make_model(arguments, processor, num_text=4)
     with torch.no_grad():
         model.get_input_embeddings().weight.zero_()

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class Recorder:
         self.has_ended = False
 
     def reset(self) -> None:
-        self.has_ended = False
+        self.waiting, self.has_ended = [], False
 
     def push(self, audio_codes: torch.Tensor) -> torch.Tensor:
         assert not self.has_ended
@@ -132,6 +133,52 @@ def test_a_streamer_serves_one_generation_after_another():
             streamer.put(token_id)
         streamer.end()
     assert heard(pieces) == "2|3|"
+
+
+def test_the_first_sound_of_each_generation_is_timed():
+    streamer = AudioStreamer(VOCABULARY, Recorder(), on_audio=lambda samples: None)
+    for generated in ("(1234", "t"):
+        streamer.put(ids("t")[None])
+        assert streamer.first_audio_s is None
+        for token_id in ids(generated).split(1):
+            streamer.put(token_id)
+        streamer.end()
+        assert (streamer.first_audio_s is None) == (generated == "t")
+
+
+@pytest.mark.parametrize("failing", ["decoder", "callback", "end"])
+def test_a_streamer_serves_again_after_a_failure(failing):
+    pieces: list[torch.Tensor] = []
+
+    class Sometimes(Recorder):
+        def push(self, audio_codes):
+            if failing == "decoder" and int(audio_codes) == 6:
+                raise FloatingPointError
+            return super().push(audio_codes)
+
+        def flush(self):
+            if failing == "end" and self.waiting[-1] == 6:
+                raise FloatingPointError
+            return super().flush()
+
+    def hear(samples: torch.Tensor) -> None:
+        if failing == "callback" and samples[0] == 3:
+            raise FloatingPointError
+        pieces.append(samples)
+
+    streamer = AudioStreamer(VOCABULARY, Sometimes(), on_audio=hear)
+
+    def generate(pattern: str) -> None:
+        streamer.put(ids("t(")[None])
+        for token_id in ids(pattern).split(1):
+            streamer.put(token_id)
+        streamer.end()
+
+    with pytest.raises(FloatingPointError):
+        generate("123456")
+    pieces.clear()
+    generate("45789)")
+    assert heard(pieces) == "45789|"
 
 
 def test_a_batch_is_refused():
@@ -271,6 +318,58 @@ def test_an_error_of_the_thread_that_generates_reaches_the_one_that_listens(mode
     assert isinstance(future.exception(timeout=60), expected)
     with pytest.raises(queue.Empty):
         streamer._pieces.get_nowait()
+
+
+def test_an_error_of_the_callback_ends_generation_and_is_raised(model):
+    def hear(samples: torch.Tensor) -> None:
+        raise OSError("no loudspeaker")
+
+    streamer = AudioStreamer(VOCABULARY, Recorder(), on_audio=hear)
+    with pytest.raises(OSError, match="no loudspeaker"):
+        model.generate(**generation(), streamer=streamer)
+
+
+def test_beams_are_refused_where_the_sound_is_waited_for(model):
+    streamer = AudioStreamer(VOCABULARY, Recorder(), timeout_s=60)
+    streamer.start(model.generate, **generation(num_beams=2))
+    with pytest.raises(ValueError, match="beam"):
+        list(streamer)
+
+
+def test_who_has_heard_enough_stops_generation_and_may_start_another(model):
+    streamer = AudioStreamer(VOCABULARY, Recorder(), timeout_s=60)
+    endless = generation(max_new_tokens=100_000, eos_token_id=None, logits_processor=[])
+    for _ in range(2):
+        # Text ends a span, so all that is heard is what the prompt leaves and what comes by chance.
+        future = streamer.start(model.generate, **endless | {"logits_processor": [AudioLogitsProcessor(VOCABULARY)]})
+        next(streamer)
+        with pytest.raises(RuntimeError, match="still generating"):
+            streamer.start(model.generate, **generation())
+        streamer.stop()
+        for _ in streamer:
+            pass
+        with pytest.raises(CancelledError):
+            future.result(timeout=60)
+    # Nothing of the earlier ones is left.
+    future = streamer.start(model.generate, **generation())
+    clip = torch.cat(list(streamer))
+    [_, span] = VOCABULARY.split(future.result(timeout=60)[0])
+    np.testing.assert_array_equal(clip[:-1:HOP].numpy(), span.values[2:])
+
+
+def test_pieces_that_nobody_took_are_gone_when_another_generation_starts(model):
+    streamer = AudioStreamer(VOCABULARY, Recorder(), timeout_s=60)
+    streamer.start(model.generate, **generation()).result(timeout=60)
+    future = streamer.start(model.generate, **generation())
+    clip = torch.cat(list(streamer))
+    [_, span] = VOCABULARY.split(future.result(timeout=60)[0])
+    np.testing.assert_array_equal(clip[:-1:HOP].numpy(), span.values[2:])
+
+
+def test_stopping_ends_a_generation_of_the_callers_own(model):
+    streamer = AudioStreamer(VOCABULARY, Recorder(), on_audio=lambda samples: streamer.stop())
+    with pytest.raises(CancelledError, match="called `stop`"):
+        model.generate(**generation(), streamer=streamer)
 
 
 def test_a_thread_of_the_callers_own_can_report_an_error(model):

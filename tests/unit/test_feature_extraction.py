@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.feature_extraction_wavtokenizer import read_audio
@@ -241,9 +242,31 @@ def test_the_file_holds_what_the_port_writes_and_our_field_only_where_it_is_set(
         "return_attention_mask": True,
         "sampling_rate": 24000,
     }
-    WavTokenizerFeatureExtractor(peak_db=-3.0).save_pretrained(tmp_path / "peak")
-    assert WavTokenizerFeatureExtractor.from_pretrained(tmp_path / "peak").peak_db == -3.0
+    WavTokenizerFeatureExtractor(hop_length=320, peak_db=-1.0).save_pretrained(tmp_path / "peak")
+    peak = json.loads((tmp_path / "peak" / "preprocessor_config.json").read_text())
+    assert peak == plain | {"normalize_audio": True, "target_peak_dB_FS": -1.0}
+    assert WavTokenizerFeatureExtractor.from_pretrained(tmp_path / "peak").peak_db == -1.0
     assert WavTokenizerFeatureExtractor.from_pretrained(tmp_path / "plain").peak_db is None
+
+
+def test_a_level_that_the_port_has_set_is_kept():
+    """Apertus 1.5 brings every clip to -3 dB, under the port's own names for it."""
+    assert WavTokenizerFeatureExtractor(normalize_audio=True).peak_db == -3.0
+    assert WavTokenizerFeatureExtractor(normalize_audio=True, target_peak_dB_FS=-6.0).peak_db == -6.0
+    assert WavTokenizerFeatureExtractor(normalize_audio=False, target_peak_dB_FS=-6.0).peak_db is None
+    again = WavTokenizerFeatureExtractor(normalize_audio=True, target_peak_dB_FS=-6.0).to_dict()
+    assert (again["normalize_audio"], again["target_peak_dB_FS"]) == (True, -6.0)
+
+
+@pytest.mark.skipif(not hasattr(transformers, "WavTokenizerFeatureExtractor"), reason="transformers has no port")
+@pytest.mark.parametrize("peak_db", [None, -6.0])
+def test_the_feature_extractor_of_transformers_makes_the_same_of_a_file_of_ours(tmp_path, peak_db):
+    ours = WavTokenizerFeatureExtractor(hop_length=320, peak_db=peak_db)
+    ours.save_pretrained(tmp_path)
+    theirs = transformers.WavTokenizerFeatureExtractor.from_pretrained(tmp_path)
+    clip = np.random.default_rng(0).normal(0, 0.1, 1000).astype(np.float32)
+    expected = theirs(clip, sampling_rate=24000, return_tensors="np")["input_values"]
+    np.testing.assert_allclose(ours(clip, return_tensors="np")["input_values"], expected, rtol=1e-6)
 
 
 def test_a_stereo_feature_size_is_refused():

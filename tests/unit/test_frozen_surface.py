@@ -207,6 +207,9 @@ SIGNATURES = {
         "loss_on=None",
         "continue_audio=False",
         "padding=True",
+        "padding_side=None",
+        "max_length=None",
+        "pad_to_multiple_of=None",
         "return_tensors=None",
         "**kwargs",
     ],
@@ -309,7 +312,8 @@ def test_the_configuration_file_holds_the_fields_of_the_interchange_format_and_n
 def test_the_feature_extractor_file():
     assert WavTokenizerFeatureExtractor().to_dict() == FEATURE_EXTRACTOR_FILE
     assert WavTokenizerFeatureExtractor.model_input_names == ["input_values", "padding_mask"]
-    assert WavTokenizerFeatureExtractor(peak_db=-1.0).to_dict() == FEATURE_EXTRACTOR_FILE | {"peak_db": -1.0}
+    scaled = {"normalize_audio": True, "target_peak_dB_FS": -1.0}
+    assert WavTokenizerFeatureExtractor(peak_db=-1.0).to_dict() == FEATURE_EXTRACTOR_FILE | scaled
 
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, DacConfig, DacModel
+import transformers
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    DacConfig,
+    DacFeatureExtractor,
+    DacModel,
+    SequenceFeatureExtractor,
+)
 
 from tests.tiny import noise, tiny_config, tiny_model
 from tests.tiny_language import FAMILIES, tiny_language_model, tiny_tokenizer
@@ -136,6 +145,25 @@ def test_codes_may_come_in_place_of_clips(processor):
         without(texts, CLIPS)
 
 
+def test_codes_of_one_clip_need_no_batch(processor):
+    expected = processor("say <|audio|>", CLIPS[0])["input_ids"]
+    codes = codes_of(CLIPS[0])
+    for single in (codes, tuple(codes), np.array(codes), torch.tensor(codes)):
+        assert processor("say <|audio|>", audio_codes=single)["input_ids"] == expected
+    assert processor("say", audio_codes=[])["input_ids"] == processor("say")["input_ids"]
+
+
+def test_codes_that_are_not_those_of_single_clips_are_refused(processor):
+    with pytest.raises(ValueError, match=r"^Clip 1 of `audio_codes`: .* one clip, got shape \(2, 2\)"):
+        processor("<|audio|><|audio|>", audio_codes=[[1], torch.tensor([[1, 2], [3, 4]])])
+    with pytest.raises(ValueError, match=r"^Clip 1 of `audio_codes`: Found 64 at position 0, 1"):
+        processor(["<|audio|>", "<|audio|>"], audio_codes=[[1], [1, 64]])
+    mask = torch.tensor([[1, 0]])
+    for codes in (None, [[1, 2]]):
+        with pytest.raises(ValueError, match="`audio_codes_mask` goes with an array"):
+            processor("<|audio|>", audio_codes=codes, audio_codes_mask=mask)
+
+
 def test_files_and_other_rates_are_read_as_the_feature_extractor_does(processor, tmp_path):
     soundfile.write(tmp_path / "clip.wav", noise(1, 4000).numpy().T, 16000, subtype="FLOAT")
     alone = processor.feature_extractor(tmp_path / "clip.wav", resample=True, return_tensors="np")
@@ -183,6 +211,43 @@ def test_calls_that_contradict_themselves_are_refused(processor):
         processor([])
     with pytest.raises(ValueError, match="would cut spans"):
         processor("<|audio|>", CLIPS[0], truncation=True, max_length=4)
+
+
+def test_rows_are_padded_to_a_side_a_length_and_a_multiple(processor):
+    texts = ["say <|audio|>", "say it again, please <|audio|>"]
+    rows = processor(texts, CLIPS[:2], padding=False)["input_ids"]
+    width, pad = max(map(len, rows)), processor.tokenizer.pad_token_id
+
+    def padded(width: int, is_left: bool = False) -> list[list[int]]:
+        fills = [[pad] * (width - len(row)) for row in rows]
+        return [fill + row if is_left else row + fill for row, fill in zip(rows, fills, strict=True)]
+
+    assert processor(texts, CLIPS[:2], padding_side="left")["input_ids"] == padded(width, is_left=True)
+    assert processor(texts, CLIPS[:2], padding="longest", max_length=width)["input_ids"] == padded(width)
+    longer = processor(texts, CLIPS[:2], padding="max_length", max_length=50, loss_on="all")
+    assert longer["input_ids"] == padded(50)
+    assert [sum(mask) for mask in longer["attention_mask"]] == [len(row) for row in rows]
+    assert [labels.count(-100) for labels in longer["labels"]] == [50 - len(row) for row in rows]
+    assert processor(texts, CLIPS[:2], pad_to_multiple_of=32)["input_ids"] == padded(-(-width // 32) * 32)
+    assert processor(texts, CLIPS[:2], padding="do_not_pad", max_length=width)["input_ids"] == rows
+
+
+def test_a_row_that_is_too_long_is_refused_and_never_cut(processor):
+    texts = ["say", "say <|audio|>"]
+    length = len(processor(texts, CLIPS[0], padding=False)["input_ids"][1])
+    assert processor(texts, CLIPS[0], max_length=length)
+    with pytest.raises(ValueError, match=f"Text 1 makes {length} ids, more than `max_length` = {length - 1}"):
+        processor(texts, CLIPS[0], max_length=length - 1)
+    with pytest.raises(ValueError, match="needs `max_length`"):
+        processor(texts, CLIPS[0], padding="max_length")
+    with pytest.raises(ValueError, match="`padding_side` must be 'left', 'right' or None, got 'top'"):
+        processor(texts, CLIPS[0], padding_side="top")
+
+
+@pytest.mark.parametrize("argument", ["loss_onn", "audio_kwargs", "images"])
+def test_an_argument_that_nobody_takes_is_refused(processor, argument):
+    with pytest.raises(TypeError, match=f"Unexpected argument '{argument}'"):
+        processor("say", **{argument: None})
 
 
 def test_padding_needs_a_padding_token(processor):
@@ -274,7 +339,43 @@ def test_a_template_that_understands_parts_gets_them(processor):
     processor.chat_template = OF_PARTS
     messages = conversation(CLIPS[0])[1:]
     assert processor.apply_chat_template(messages) == "user:what is <|audio|>;"
-    assert processor.apply_chat_template(messages, chat_template="{{ messages[0].role }}") == "user"
+    other = "{% for part in messages[0].content %}{{ '<|audio|>!' if part.type == 'audio' }}{% endfor %}"
+    assert processor.apply_chat_template(messages, chat_template=other) == "<|audio|>!"
+    # Its string contents become parts, of which it would make nothing otherwise.
+    assert processor.apply_chat_template(conversation(CLIPS[0])) == "system:say it;user:what is <|audio|>;"
+
+
+OF_TEXT_PARTS = (
+    "{% for message in messages %}{{ message.role }}:{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %};{% endfor %}"
+)
+
+
+def test_a_template_of_parts_that_knows_no_audio_gets_it_as_text(processor):
+    processor.chat_template = OF_TEXT_PARTS
+    assert processor.apply_chat_template(conversation(CLIPS[0])) == "system:say it;user:what is <|audio|>;"
+
+
+@pytest.mark.parametrize("template", [CHATML, OF_PARTS, OF_TEXT_PARTS], ids=["of text", "of parts", "of text parts"])
+def test_an_assistant_may_answer_with_sound_and_codes_may_stand_for_it(processor, template):
+    processor.chat_template = template
+    messages = [*conversation(CLIPS[0]), {"role": "assistant", "content": [{"type": "audio", "audio": CLIPS[1]}]}]
+    [ids] = processor.apply_chat_template(messages, tokenize=True)
+    spans = [segment.values.tolist() for segment in processor.vocabulary.split(ids) if segment.is_audio]
+    assert spans == [codes_of(CLIPS[0]), codes_of(CLIPS[1])]
+    messages = [{"role": role, "content": [{"type": "audio"}]} for role in ("user", "assistant")]
+    [ids] = processor.apply_chat_template(messages, tokenize=True, processor_kwargs={"audio_codes": [[1], [2, 3]]})
+    assert [s.values.tolist() for s in processor.vocabulary.split(ids) if s.is_audio] == [[1], [2, 3]]
+
+
+def test_a_template_that_leaves_a_recording_out_is_refused_with_the_conversation(processor):
+    processor.chat_template = "{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}" + (
+        "{% endif %}{% endfor %}"
+    )
+    told = [{"role": "user", "content": "say"}]
+    answered = [{"role": "assistant", "content": [{"type": "audio", "audio": CLIPS[0]}]}]
+    with pytest.raises(ValueError, match=r"conversation 1 hold 1 .* chat template wrote 0"):
+        processor.apply_chat_template([told, answered])
 
 
 @pytest.mark.parametrize("template", [CHATML, OF_PARTS], ids=["of text", "of parts"])
@@ -340,6 +441,63 @@ def test_only_wavtokenizer_is_taken_for_the_codec(processor):
         WavTokenizerProcessor(processor.tokenizer, processor.feature_extractor, CODEC)
 
 
+def test_the_feature_extractor_of_transformers_makes_room_for_ours(processor):
+    """Since 5.24 transformers has a class of this name, which its Auto class prefers."""
+
+    class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
+        def __init__(self, hop_length=80, **kwargs):
+            super().__init__(feature_size=1, sampling_rate=24000, padding_value=0.0, **kwargs)
+            self.hop_length = hop_length
+
+    theirs = WavTokenizerFeatureExtractor(normalize_audio=True, target_peak_dB_FS=-6.0)
+    taken = WavTokenizerProcessor(theirs, processor.tokenizer, CODEC).feature_extractor
+    assert type(taken) is type(processor.feature_extractor)
+    assert (taken.hop_length, taken.peak_db) == (80, -6.0)
+    dac = DacFeatureExtractor(sampling_rate=24000, hop_length=80)
+    with pytest.raises(TypeError, match="must be a WavTokenizerFeatureExtractor, got DacFeatureExtractor"):
+        WavTokenizerProcessor(dac, processor.tokenizer, CODEC)
+
+
+@pytest.mark.skipif(not hasattr(transformers, "Apertus1p5Config"), reason="transformers has no Apertus 1.5")
+def test_apertus_reads_the_ids_that_are_adopted_by_its_offset():
+    tokenizer = tiny_tokenizer()
+    marks = {"begin_token": "<|boa|>", "end_token": "<|eoa|>", "placeholder_token": "<|audio|>"}
+    tokenizer.add_tokens(list(marks.values()))
+    config = transformers.Apertus1p5Config(
+        text_config={
+            "vocab_size": 1000,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        vision_config={
+            "codebook_size": 100,
+            "embed_dim": 32,
+            "latent_channels": 32,
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+        },
+        audio_config=CODEC.config.to_dict() | {"model_type": "wavtokenizer_encoder"},
+        image_token_offset=500,
+        audio_token_offset=600,
+    )
+    model = transformers.Apertus1p5ForConditionalGeneration(config).eval()
+    model.model.audio_tokenizer.load_state_dict(CODEC.encoder_model.state_dict())
+    before = model.get_input_embeddings().weight.clone()
+    vocabulary = AudioVocabulary.add_to(tokenizer, CODEC.config, first_token_id=600, **marks)
+    vocabulary.resize_embeddings(model, CODEC)
+    torch.testing.assert_close(model.get_input_embeddings().weight, before, rtol=0, atol=0)
+
+    processor = WavTokenizerProcessor(WavTokenizerFeatureExtractor(hop_length=80), tokenizer, CODEC)
+    [ids] = processor("say <|audio|> <|audio|>", CLIPS[:2])["input_ids"]
+    known = model.model.get_audio_tokens(**processor.feature_extractor(CLIPS[:2], return_tensors="pt"))
+    spans = [segment for segment in vocabulary.split(ids) if segment.is_audio]
+    assert [vocabulary.to_token_ids(span.values).tolist() for span in spans] == [row.tolist() for row in known]
+
+
 def test_one_half_of_the_codec_does_what_it_can(processor, tmp_path):
     CODEC.save_pretrained(tmp_path)
     ids = processor("<|audio|>", CLIPS[0])["input_ids"]
@@ -367,6 +525,7 @@ def test_a_saved_processor_loads_with_all_that_it_is_made_of(family, tmp_path):
         assert type(again) is WavTokenizerProcessor
         assert not again.audio_tokenizer.training
         assert again.chat_template == CHATML
+        assert type(again.feature_extractor) is WavTokenizerFeatureExtractor
         assert again.vocabulary.settings == processor.vocabulary.settings
         assert again("say <|audio|>", CLIPS[0])["input_ids"] == processor("say <|audio|>", CLIPS[0])["input_ids"]
         assert repr(again) == repr(processor)
@@ -434,6 +593,31 @@ def test_a_codec_from_the_hub_is_stored_by_its_id(hub_cache, tmp_path):
     assert given.audio_tokenizer is CODEC
 
 
+def test_a_changed_codec_without_its_name_and_one_put_in_later_are_stored_within(hub_cache, tmp_path):
+    codec = WavTokenizerModel.from_pretrained("lab/codec", cache_dir=hub_cache)
+    processor = make_processor(codec=codec)
+    tiny_model(seed=5).save_pretrained(tmp_path / "codec")
+    processor.audio_tokenizer = WavTokenizerModel.from_pretrained(tmp_path / "codec")
+    processor.save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other" / "audio_tokenizer" / "model.safetensors").is_file()
+    with torch.no_grad():
+        codec.head.linear.bias.add_(1)
+    codec.name_or_path = ""
+    make_processor(codec=codec).save_pretrained(tmp_path / "changed")
+    again = AutoProcessor.from_pretrained(tmp_path / "changed").audio_tokenizer
+    torch.testing.assert_close(again.head.linear.bias, codec.head.linear.bias, rtol=0, atol=0)
+
+
+def test_a_codec_of_a_relative_folder_is_stored_within_from_anywhere(tmp_path, monkeypatch):
+    CODEC.save_pretrained(tmp_path / "codec")
+    monkeypatch.chdir(tmp_path)
+    processor = make_processor(codec=WavTokenizerModel.from_pretrained("codec"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    processor.save_pretrained("processor")
+    assert (tmp_path / "elsewhere" / "processor" / "audio_tokenizer" / "model.safetensors").is_file()
+
+
 def test_another_codec_under_the_same_id_is_refused(hub_cache, tmp_path):
     processor = make_processor(codec=WavTokenizerModel.from_pretrained("lab/codec", cache_dir=hub_cache))
     processor.save_pretrained(tmp_path / "processor")
@@ -455,6 +639,31 @@ def test_a_processor_without_codec_is_saved_without_one(processor, tmp_path):
     alone.save_pretrained(tmp_path)
     assert not (tmp_path / "audio_tokenizer").exists()
     assert AutoProcessor.from_pretrained(tmp_path).audio_tokenizer is None
+
+
+def test_a_folder_without_a_processor_is_told(tmp_path):
+    CODEC.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no saved processor"):
+        WavTokenizerProcessor.from_pretrained(tmp_path)
+
+
+def test_no_saved_file_holds_a_path_of_this_machine(tmp_path):
+    CODEC.save_pretrained(tmp_path / "codec")
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    WavTokenizerFeatureExtractor(hop_length=80).save_pretrained(tmp_path / "codec")
+    processor = WavTokenizerProcessor(
+        WavTokenizerFeatureExtractor.from_pretrained(tmp_path / "codec"),
+        AutoTokenizer.from_pretrained(tmp_path / "tokenizer"),
+        WavTokenizerModel.from_pretrained(tmp_path / "codec"),
+    )
+    for name in ("once", "twice"):
+        processor.save_pretrained(tmp_path / name)
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+    files = {path.relative_to(tmp_path / "once") for path in (tmp_path / "once").rglob("*") if path.is_file()}
+    for file in files:
+        content = (tmp_path / "once" / file).read_bytes()
+        assert str(tmp_path).encode() not in content, file
+        assert (tmp_path / "twice" / file).read_bytes() == content, file
 
 
 def test_auto_processor_on_a_codec_alone_gives_its_feature_extractor(tmp_path):

@@ -224,6 +224,11 @@ def test_what_is_no_code_or_no_id_of_one_is_refused_with_its_position(vocabulary
             vocabulary.to_codes([strange])
     with pytest.raises(ValueError, match="must be whole numbers, got float64"):
         vocabulary.to_token_ids([0.5])
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"must be whole numbers, got {dtype}"):
+            vocabulary.to_token_ids(torch.tensor([1.0], dtype=dtype))
+    with pytest.raises(ValueError, match=r"in one shape .*one by one"):
+        vocabulary.to_token_ids([[1, 2], [3]])
 
 
 def test_text_spells_codes_and_is_read_back(vocabulary):
@@ -236,12 +241,32 @@ def test_text_spells_codes_and_is_read_back(vocabulary):
     texts = vocabulary.to_text(batch)
     assert [codes.tolist() for codes in vocabulary.from_text(texts)] == batch
     assert vocabulary.to_text(torch.tensor([CODES, CODES])) == [vocabulary.to_text(CODES)] * 2
+    # As `encode` returns them.
+    assert vocabulary.to_text(torch.tensor([CODES, CODES])[:, None]) == [vocabulary.to_text(CODES)] * 2
+    assert vocabulary.to_text(torch.zeros(2, 1, 0, dtype=torch.int64)) == ["<|audio_start|><|audio_end|>"] * 2
+    assert vocabulary.to_text([torch.tensor(CODES), CODES[:1]]) == [vocabulary.to_text(CODES), vocabulary.to_text([0])]
+    assert vocabulary.to_text(list(torch.tensor(CODES))) == vocabulary.to_text(CODES)
+    with pytest.raises(ValueError, match=r"shape \(L,\), \(B, L\) or \(B, 1, L\), got \(1, 2, 3\)"):
+        vocabulary.to_text(torch.zeros(1, 2, 3, dtype=torch.int64))
+
+
+def test_errors_say_which_of_a_list_they_are_about(vocabulary):
+    with pytest.raises(ValueError, match=r"^Clip 1: Found 64 at position 2"):
+        vocabulary.to_text([[1], [1, 2, 64]])
+    with pytest.raises(ValueError, match=r"^Text 1: .*found 'x' at position 0"):
+        vocabulary.from_text(["<|audio_1|>", "x"])
+    with pytest.raises(ValueError, match=r"^Found 64 at position 1, 0, 1"):
+        vocabulary.to_spans([[[1, 2]], [[3, 64]]])
+    # What is only padding may be anything.
+    assert len(vocabulary.to_spans([[1, -1]], [[1, 0]])[0]) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("<|audio_1|>hi<|audio_2|>", "found 'hi' at position 11"),
+        ("<|audio_1|> 1 <|audio_2|>", "found '1' at position 12"),
+        ("<|audio_start|><|audio_1|>audio_", "found 'audio_' at position 26"),
         ("<|audio_start|><|audio_end|> then", "at position 15"),
         ("<|audio_007|>", "found '<|audio_007|>' at position 0"),
         ("<|audio_1|><|audio_64|>", "Found 64 at position 1"),
@@ -370,6 +395,25 @@ def test_rows_that_a_wide_model_has_already_are_drawn_on_request():
     vocabulary.resize_embeddings(model, redraw=True)
     changed = (rows_of(model)[0] != before).any(dim=-1)
     assert changed.nonzero().flatten().tolist() == list(range(num_text, num_text + 67))
+
+
+def test_rows_of_codes_that_go_by_offset_are_never_drawn():
+    tokenizer = tiny_tokenizer()
+    num_text = len(tokenizer)
+    model = tiny_language_model("qwen", tokenizer, hidden_size=8)
+    model.resize_token_embeddings(num_text + 100, mean_resizing=False)
+    before = rows_of(model)[0]
+    vocabulary = AudioVocabulary.add_to(tokenizer, tiny_config(), first_token_id=num_text + 10)
+    vocabulary.resize_embeddings(model, redraw=True)
+    changed = (rows_of(model)[0] != before).any(dim=-1)
+    assert changed.nonzero().flatten().tolist() == [num_text, num_text + 1, num_text + 2]
+
+
+def test_embeddings_that_have_no_values_are_refused(tokenizer, vocabulary):
+    with torch.device("meta"):
+        model = tiny_language_model("qwen", tiny_tokenizer())
+    with pytest.raises(ValueError, match=r"device meta.*Load it without `device_map`"):
+        vocabulary.resize_embeddings(model)
 
 
 def test_adopted_rows_keep_what_they_were_trained_to():

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +39,8 @@ class AudioStreamer(BaseStreamer):
     ```
 
     Text is passed over. A malformed sequence sounds as `AudioVocabulary.split` repairs it. Like the streamers of
-    transformers, it takes one sequence, not a batch, and no beams.
+    transformers, it takes one sequence, not a batch, and no beams. It serves one generation after another. Who leaves
+    the iteration early calls `stop`; generation would go on unheard.
 
     Args:
         vocabulary: The audio vocabulary of the model.
@@ -50,7 +51,8 @@ class AudioStreamer(BaseStreamer):
         timeout_s: How long the iteration waits for a piece before it raises `queue.Empty`; `None` is forever.
 
     Attributes:
-        first_audio_s: Seconds from `start`, or else from the prompt's arrival, to the first piece; `None` before it.
+        first_audio_s: Seconds from `start`, or else from the prompt's arrival, to the first piece of the latest
+            generation; `None` before it.
     """
 
     def __init__(
@@ -69,39 +71,68 @@ class AudioStreamer(BaseStreamer):
         self._skip_prompt = skip_prompt
         self._timeout_s = timeout_s
         self._pieces: queue.SimpleQueue[torch.Tensor | BaseException | None] = queue.SimpleQueue()
-        self._started_s: float | None = None
-        self._in_prompt = True
-        self._in_span = False
-        self._num_to_skip = 0
         self._failure: BaseException | None = None
+        self._started_s: float | None = None
+        self._is_generating = False
+        self._await_prompt()
 
     def start(self, generate: Callable[..., Any], **kwargs: Any) -> "Future[Any]":
         """Calls `generate(**kwargs, streamer=self)` in a thread of its own.
 
         Returns:
             A future of what it returns. What it raises, the iteration raises, too.
+
+        Raises:
+            RuntimeError: If a generation that this began is still running.
         """
+        if self._is_generating:
+            raise RuntimeError(
+                "What `start` began is still generating. Call `stop` and wait for its future, or take another "
+                "streamer with a decoder of its own."
+            )
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
         def run() -> None:
             try:
-                future.set_result(generate(**kwargs, streamer=self))
+                result = generate(**kwargs, streamer=self)
             except BaseException as error:
+                if isinstance(error, CancelledError):
+                    pieces.put(None)
+                else:
+                    self.fail(error)
                 future.set_exception(error)
-                self.fail(error)
+            else:
+                future.set_result(result)
 
+        # Nothing of an earlier generation that nobody took.
+        pieces: queue.SimpleQueue[torch.Tensor | BaseException | None] = queue.SimpleQueue()
+        self._pieces = pieces
+        self._await_prompt()
+        self._is_generating = True
         self._started_s = time.perf_counter()
         threading.Thread(target=run, name="generate", daemon=True).start()
         return future
+
+    def stop(self) -> None:
+        """Has generation end at its next id and iteration with it, for listeners that have heard enough.
+
+        Its result, or a `generate` that was called without `start`, raises `concurrent.futures.CancelledError` then.
+        """
+        self._is_stopped = True
 
     def fail(self, error: BaseException) -> None:
         """Has the iteration raise an error, for threads that `start` did not make."""
         if error is not self._failure:
             self._failure = error
             self._pieces.put(error)
+        self._await_prompt()
 
     def put(self, value: torch.Tensor) -> None:
         """Takes the prompt (1, n) first, and then each new id (1,), from `generate`."""
+        if self._is_stopped:
+            self._await_prompt()
+            raise CancelledError("The listener called `stop` of the AudioStreamer.")
         try:
             self._take(value)
         except Exception as error:
@@ -115,8 +146,7 @@ class AudioStreamer(BaseStreamer):
         except Exception as error:
             self.fail(error)
             raise
-        self._in_prompt = True
-        self._started_s = None
+        self._await_prompt()
         self._pieces.put(None)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -130,13 +160,26 @@ class AudioStreamer(BaseStreamer):
             raise piece
         return piece
 
+    def _await_prompt(self) -> None:
+        self._started_s = None
+        self._in_prompt = True
+        self._in_span = False
+        self._num_to_skip = 0
+        self._is_stopped = False
+        self._is_generating = False
+
     def _take(self, value: torch.Tensor) -> None:
         num_sequences = len(value) if value.ndim > 1 or not self._in_prompt else 1
         if num_sequences > 1:
-            raise ValueError(f"AudioStreamer takes one sequence, got {num_sequences}. Generate them one by one.")
+            raise ValueError(
+                f"AudioStreamer takes one sequence, got {num_sequences}, of a batch or of beams. Generate them one "
+                "by one, without beams."
+            )
         ids = value.reshape(-1)
         if self._in_prompt:
             self._in_prompt = False
+            self.first_audio_s = None
+            self._decoder.reset()
             if self._started_s is None:
                 self._started_s = time.perf_counter()
             if self._skip_prompt:
