@@ -1,11 +1,12 @@
 """WavTokenizer, the one-codebook audio codec, as a transformers model.
 
 Importing the package registers its classes for `AutoConfig`, `AutoModel`, `AutoModelForAudioTokenization`,
-`AutoFeatureExtractor` and `AutoProcessor`. Where transformers knows `wavtokenizer` itself, configuration and models
-become ours, and its feature extractor, which reads the same file, stays.
+`AutoFeatureExtractor` and `AutoProcessor`. Where transformers knows `wavtokenizer` itself, as it does since 5.24, the
+Auto classes then give ours, which read and write the same files; the library's own are still there under their names.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 from .checkpoints import bundled_checkpoint
 from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
@@ -30,6 +31,9 @@ for _config, _model in (
     AutoModelForAudioTokenization.register(_config, _model, exist_ok=True)
     AutoFeatureExtractor.register(_config, WavTokenizerFeatureExtractor, exist_ok=True)
     AutoProcessor.register(_config, WavTokenizerProcessor, exist_ok=True)
+
+# A feature extractor is looked up by its class's name, first in the library's own table, where ours would not be found.
+FEATURE_EXTRACTOR_MAPPING_NAMES.pop(WavTokenizerConfig.model_type, None)
 
 __version__ = "0.1.0"
 
