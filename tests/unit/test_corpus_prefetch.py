@@ -25,6 +25,8 @@ class Reader:
             os.kill(os.getpid(), signal.SIGKILL)
         if clip.id.startswith("hang"):
             time.sleep(100)
+        if clip.id.startswith("held"):
+            return LongClip(8000, int(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
         if clip.id.startswith("raise"):
             raise FileNotFoundError("the disk is gone")
         if clip.id.startswith("long"):
@@ -148,6 +150,12 @@ def test_no_more_is_read_ahead_than_there_is_room_for(prefetcher):
         next(outcomes)
     ahead = len(asked) - 21
     assert ahead in (3, 4)  # about 12 samples, at 3 a clip
+
+
+def test_a_key_press_passes_by_the_processes_from_their_first_moment(prefetcher):
+    """In which they import, and would print a traceback."""
+    assert read(prefetcher, *["held"] * 8) == [LongClip(8000, 1)] * 8
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_processes_end_with_the_reading(prefetcher):

@@ -1,6 +1,7 @@
 """Reading clips ahead in processes of their own, so that the model does not wait."""
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -149,7 +150,9 @@ class Prefetcher:
             initargs=(self._reader,),
         )
         try:
-            pool.submit(os.getpid).result()
+            with _interrupts_held():
+                ready = pool.submit(os.getpid)
+            ready.result()
         except BrokenExecutor as error:
             raise RuntimeError(
                 "the processes that read recordings ended as they were started. Read in this process (workers: 0); "
@@ -162,11 +165,28 @@ class Prefetcher:
         if self._pool is None:
             self._pool = self._new_pool(self._num_workers)
         try:
-            return self._pool.submit(_read, clip)
+            with _interrupts_held():
+                return self._pool.submit(_read, clip)
         except BrokenExecutor as error:  # a process died since the last clip was submitted
             broken: Future[Outcome] = Future()
             broken.set_exception(error)
             return broken
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A key press waits for the end of the block, and passes by a process that is started in it.
+
+    A submission may start one, whose imports would otherwise end in a long traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(pool: ProcessPoolExecutor | None) -> None:
