@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.processes import descendants
 from tests.tiny_corpus import codes_alone, errors_of, log_of, noise, rows_of, write_recordings
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel, bundled_checkpoint
 from wavtokenizer_hf.cli import main
@@ -137,15 +138,6 @@ def test_ray_makes_the_same_corpus_when_a_worker_is_killed(alone, recordings, tm
     log = log_of(out)
     assert shards_made(log) == set(range(NUM_SHARDS))
     assert {entry["pid"] for entry in log if entry["event"] == "shard"} != {victim}
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that a process started, and those that these started."""
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return [*children, *(later for child in children for later in descendants(child))]
 
 
 def command_line(pid: int) -> bytes:

@@ -54,8 +54,11 @@ def test_a_corpus_is_made_looked_at_and_exported(run, tmp_path):
     assert ids[: len(rows[0]["codes"]) + 1].tolist() == [code + 100 for code in rows[0]["codes"]] + [7]
     status, _, err = run("export-tokens out tokens/all --format npy")
     assert status == 2
-    assert "tokens/all.json would be overwritten" in err
+    assert "tokens/all.npy (and 2 more) would be overwritten" in err
     assert run("export-tokens out tokens/all --format npy --overwrite")[0] == 0
+    np.save("tokens/mine.npy", ids)
+    status, _, err = run("export-tokens out tokens/mine --format npy")
+    assert (status, "tokens/mine.npy would be overwritten" in err) == (2, True)
 
 
 def test_another_model_in_the_same_folder_is_refused(run, tmp_path):
@@ -74,6 +77,15 @@ def test_a_corpus_that_others_left_unfinished_ends_with_status_1(run, tmp_path, 
     assert "shards        0 of 3" in run("status out")[1]
     monkeypatch.setattr("wavtokenizer_hf.corpus.run.run_here", run_here)
     assert run("tokenize-corpus in out --workers 0 --shard-clips 2")[0] == 0
+
+
+def test_a_key_press_ends_the_command_which_says_how_to_go_on(run, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wavtokenizer_hf.corpus.run.run_here", interrupt)
+    status, _, err = run("tokenize-corpus in out --workers 0")
+    assert (status, "interrupted: the same command goes on where this one ended" in err) == (130, True)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from tests.tiny import tiny_model
-from tests.tiny_corpus import plan_for, write_recordings
+from tests.tiny_corpus import codec_info, plan_for, write_recordings
 from wavtokenizer_hf.corpus.clip import PlannedClip
-from wavtokenizer_hf.corpus.plan import load_plan
+from wavtokenizer_hf.corpus.plan import Settings, load_plan, make_plan
 from wavtokenizer_hf.corpus.source import find_source
 
 
@@ -88,8 +88,16 @@ def test_a_plan_that_is_there_already_is_taken_up_with_where_its_recordings_are_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: os.utime(folder / "first" / "00.wav"), r"have changed \(4 clips then, 4 now\)"),
-        (lambda folder: (folder / "first" / "00.wav").unlink(), r"have changed \(4 clips then, 3 now\)"),
+        (
+            lambda folder: os.utime(folder / "first" / "00.wav"),
+            r"have changed \(4 clips then, 4 now; first first/00.wav, in its time of change\)",
+        ),
+        (
+            lambda folder: (folder / "first" / "00.wav").unlink(),
+            r"4 clips then, 3 now; first first/02.ogg, where first/00.wav was\)",
+        ),
+        (lambda folder: (folder / "second" / "03.wav").unlink(), "first second/03.wav, which is gone"),
+        (lambda folder: (folder / "second" / "9.wav").touch(), "first second/9.wav, which is new"),
         (lambda folder: (folder / "first" / "00.wav").rename(folder / "first" / "x.wav"), "have changed"),
     ],
 )
@@ -107,7 +115,7 @@ def test_other_recordings_make_another_plan_which_is_refused_and_changes_nothing
 def test_what_is_said_of_a_clip_is_part_of_the_plan(tmp_path):
     clip = PlannedClip("a", "a", columns={"text": "one"})
     plan_for(tmp_path, Listed(clip))
-    with pytest.raises(FileExistsError, match="what is said of them"):
+    with pytest.raises(FileExistsError, match=r"what is said of them.*first a, in its columns"):
         plan_for(tmp_path, Listed(PlannedClip("a", "a", columns={"text": "two"})))
     with pytest.raises(FileExistsError, match="recordings"):
         plan_for(tmp_path, Listed(clip, identity="another dataset"))
@@ -172,6 +180,17 @@ def test_a_manifest_that_cannot_be_read_says_why(tmp_path, change, message):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         load_plan(tmp_path)
+
+
+def test_a_folder_whose_recordings_are_being_listed_says_so(tmp_path):
+    def look(number):
+        with pytest.raises(FileNotFoundError, match="no corpus yet: its recordings are being listed"):
+            load_plan(tmp_path)
+        told.append(number)
+
+    told = []
+    make_plan(tmp_path, Listed(*clips(*[1] * 2500)), codec_info(tiny_model()), Settings(), look)
+    assert told == [1000, 2000]
 
 
 def test_a_folder_without_a_manifest_is_no_corpus(tmp_path):

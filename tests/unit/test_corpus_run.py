@@ -1,13 +1,16 @@
 """A corpus from beginning to end in one process, and what it leaves."""
 
+import builtins
 import errno
 import json
 import math
 import re
+import time
 from collections import Counter
 from datetime import datetime
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -17,7 +20,7 @@ from wavtokenizer_hf import WavTokenizerEncoderModel, fingerprint
 from wavtokenizer_hf.corpus import run as run_module
 from wavtokenizer_hf.corpus import shards
 from wavtokenizer_hf.corpus.log import RunLog, read_logs
-from wavtokenizer_hf.corpus.progress import Progress
+from wavtokenizer_hf.corpus.progress import Progress, listing
 from wavtokenizer_hf.corpus.run import run_here
 from wavtokenizer_hf.corpus.source import find_source
 from wavtokenizer_hf.corpus.statistics import Statistics
@@ -198,6 +201,36 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(recordings, corpus, t
     assert errors_of(tmp_path / "out") == errors_of(corpus)
 
 
+@pytest.mark.parametrize("step", range(1, 12))
+def test_whatever_finds_the_disk_full_says_which_and_how_to_go_on(recordings, corpus, tmp_path, monkeypatch, step):
+    """Plan, card, log, shards, statistics, table of errors."""
+    real_open, real_writer, num_opened = builtins.open, pq.ParquetWriter, 0
+
+    def full(opens):
+        def opened(path, *arguments, **named):
+            nonlocal num_opened
+            is_written = opens is real_writer or (arguments and set(arguments[0]) & set("wa"))
+            if is_written and str(path).startswith(str(tmp_path)):
+                num_opened += 1
+                if num_opened == step:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            return opens(path, *arguments, **named)
+
+        return opened
+
+    with monkeypatch.context() as patches:
+        patches.setattr(builtins, "open", full(real_open))
+        patches.setattr(pq, "ParquetWriter", full(real_writer))
+        with pytest.raises(OSError, match="No space left") as raised:
+            tokenize(recordings, tmp_path / "out", shard_clips=4)
+    assert (raised.value.errno, str(raised.value).count("the same command goes on")) == (errno.ENOSPC, 1)
+    assert f"{tmp_path / 'out'}" in str(raised.value)
+    tokenize(recordings, tmp_path / "out", shard_clips=4)
+    assert [path.read_bytes() for path in sorted((tmp_path / "out" / "data").iterdir())] == [
+        path.read_bytes() for path in sorted((corpus / "data").iterdir())
+    ]
+
+
 def test_the_encoder_alone_makes_the_same_corpus(recordings, corpus, tmp_path):
     whole = tiny_model()
     encoder = WavTokenizerEncoderModel(whole.config).eval()
@@ -271,6 +304,36 @@ def test_a_bar_counts_clips_hours_and_errors_also_of_other_processes(
             watcher.join(10)
         assert progress._bar.tasks[0].completed == 11
     assert "11/11" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_cuts_nothing_off_the_bar(corpus, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "44")
+    plan = read_status(corpus).plan
+    with Progress(plan, Statistics(plan)) as progress:
+        progress.add(4, 24000 * 3600, 1)
+    shown = " ".join(capsys.readouterr().err.replace("━", "").split())
+    assert re.search(r"4/11 clips · 1\.00 h · [\d,]+x real time · 1 errors · (\?|[\d:]+) left$", shown)
+
+
+def test_a_file_for_stderr_gets_a_line_every_minute(corpus, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "44")
+    now = [0.0]
+    monkeypatch.setattr("wavtokenizer_hf.corpus.progress.time.monotonic", lambda: now[0])
+    plan = read_status(corpus).plan
+    with Progress(plan, Statistics(plan)) as progress:
+        for now[0] in (10.0, 70.0, 80.0, 130.0):
+            progress.add(1, 24000 * 36, 0)
+        lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" clips")[0] for line in lines] == ["2/11", "4/11"]
+    assert lines[0].endswith("left")
+
+
+def test_a_terminal_shows_how_many_recordings_are_listed(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with listing() as tell:
+        tell(12000)
+        time.sleep(0.3)
+    assert "Listing recordings: 12,000" in capsys.readouterr().err
 
 
 def test_noise_makes_codes_that_vary(corpus):

@@ -184,7 +184,7 @@ def test_options_of_a_dataset_are_refused_for_anything_else(tmp_path):
 
 
 def test_what_holds_nothing_is_an_error(tmp_path):
-    for given in (tmp_path, tmp_path / "gone.wav", tmp_path / "*.wav"):
+    for given in (tmp_path, tmp_path / "gone.wav", tmp_path / "*.wav", tmp_path / "gone.tar", tmp_path / "{0..3}.tar"):
         with pytest.raises(FileNotFoundError):
             list(find_source(given).clips())
 

@@ -165,7 +165,8 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
         raise ValueError(f"{file} ends at {end_s:g} s, which is not after its start at {start_s or 0.0:g} s")
     name = PurePath(file)
     if start_s is not None or end_s is not None:
-        name = name.with_stem(f"{name.stem}@{start_s or 0.0:g}-{'' if end_s is None else f'{end_s:g}'}")
+        # So many digits that a microsecond tells two parts of a day apart.
+        name = name.with_stem(f"{name.stem}@{start_s or 0.0:.12g}-{'' if end_s is None else f'{end_s:.12g}'}")
     return Entry(
         path=folder / file,
         name=name.as_posix(),

@@ -48,11 +48,10 @@ def export_tokens(
     Example: wavtokenizer export-tokens codes tokens/speech --offset 32000 --begin 36096 --end 36097
     """
     with reporting(debug):
-        refuse_existing([prefix.with_name(f"{prefix.name}.json")], overwrite)
-
         from wavtokenizer_hf.corpus import export
         from wavtokenizer_hf.corpus.token_ids import TokenIds
 
+        refuse_existing(export.token_files(prefix, token_format.value), overwrite)
         exported = export.export_tokens(corpus, prefix, token_format.value, TokenIds(offset, begin, end))
         for path in exported.paths:
             typer.echo(path)

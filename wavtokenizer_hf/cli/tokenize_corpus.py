@@ -124,18 +124,22 @@ def tokenize_corpus(
         with joined_processes() as processes:
             place = "cpu" if is_on_ray else device
             codec = load_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
-            statistics = run.tokenize_corpus(
-                recordings,
-                out,
-                codec.model,
-                codec.feature_extractor,
-                CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
-                settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent),
-                means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
-                processes=processes,
-                runner=RayRunner(actors) if is_on_ray else run.run_here,
-                shows_progress=True,
-            )
+            try:
+                statistics = run.tokenize_corpus(
+                    recordings,
+                    out,
+                    codec.model,
+                    codec.feature_extractor,
+                    CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
+                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent),
+                    means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
+                    processes=processes,
+                    runner=RayRunner(actors) if is_on_ray else run.run_here,
+                    shows_progress=True,
+                )
+            except KeyboardInterrupt:
+                typer.echo("interrupted: the same command goes on where this one ended", err=True)
+                raise
             if processes.is_main:
                 _print(out, statistics)
 

@@ -50,6 +50,8 @@ class RayRunner:
             num_gpus=1 if has_gpus else 0,
         )
         for row in made.iter_rows():
+            if row["problem"]:
+                raise OSError(f"{row['problem']} (on {row['host']})")
             record = read_record(job.plan, row["shard"])
             if record is None:
                 raise OSError(
@@ -75,12 +77,16 @@ class ShardActor:
         self._worker = self._job.worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        index, wall_s = row["shard"], 0.0
-        if read_record(self._job.plan, index) is None:  # else its actor was lost after the last of its work
-            result = next(self._worker.encode([self._job.plan.shard(index)]))
-            write_shard(self._job.plan, result)
-            wall_s = result.wall_s
-        return {"shard": index, "wall_s": wall_s, "pid": os.getpid(), "host": socket.gethostname()}
+        index, wall_s, problem = row["shard"], 0.0, ""
+        try:
+            if read_record(self._job.plan, index) is None:  # else its actor was lost after the last of its work
+                result = next(self._worker.encode([self._job.plan.shard(index)]))
+                write_shard(self._job.plan, result)
+                wall_s = result.wall_s
+        except OSError as error:  # a full disk, for one; raised here, it would come out under pages of Ray's own
+            problem = str(error)
+        place = {"pid": os.getpid(), "host": socket.gethostname()}
+        return {"shard": index, "wall_s": wall_s, "problem": problem, **place}
 
 
 def _portable(job: Job) -> Job:

@@ -33,6 +33,12 @@ class Exported:
     dtype: np.dtype
 
 
+def token_files(prefix: Path, token_format: TokenFormat) -> list[Path]:
+    """What `export_tokens` writes, `PREFIX.json` last."""
+    suffixes = {"megatron": (".bin", ".idx"), "npy": (".npy", ".ends.npy")}[token_format]
+    return [prefix.with_name(prefix.name + suffix) for suffix in (*suffixes, ".json")]
+
+
 def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_ids: TokenIds) -> Exported:
     """Writes all clips of a finished corpus one after the other, each a document, in the corpus' order.
 
@@ -55,11 +61,11 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
     greatest_id = token_ids.greatest(plan.codec.codebook_size)
     documents = _documents(plan, token_ids)
     prefix.parent.mkdir(parents=True, exist_ok=True)
+    paths = token_files(prefix, token_format)
     if token_format == "megatron":
-        paths, dtype = write_megatron(prefix, documents, greatest_id)
+        dtype = write_megatron(paths[0], paths[1], documents, greatest_id)
     else:
-        paths, dtype = write_npy(prefix, documents, greatest_id, num_tokens)
-    paths.append(prefix.with_name(f"{prefix.name}.json"))
+        dtype = write_npy(paths[0], paths[1], documents, greatest_id, num_tokens)
     about = {
         "format": token_format,
         "dtype": dtype.name,

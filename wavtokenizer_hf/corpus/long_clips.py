@@ -1,6 +1,6 @@
 """Clips that are too long for a batch: through the streaming encoder, in memory that does not grow with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,19 +10,28 @@ from wavtokenizer_hf.corpus.reader import SILENCE, SILENT_PEAK, ClipReader, Fail
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 from wavtokenizer_hf.streaming import encode_long
 
-_BLOCK_S = 10.0
+BLOCK_S = 10.0
 
 
 @torch.inference_mode()
 def encode_long_clip(
-    model: WavTokenizerPreTrainedModel, reader: ClipReader, clip: PlannedClip, found: LongClip
+    model: WavTokenizerPreTrainedModel,
+    reader: ClipReader,
+    clip: PlannedClip,
+    found: LongClip,
+    read_blocks: Iterable[np.ndarray],
 ) -> tuple[np.ndarray, int] | Failure:
-    """Codes (L,) of a clip, those of encoding it in one piece; and its number of samples at the codec's rate."""
+    """Codes (L,) of a clip, those of encoding it in one piece; and its number of samples at the codec's rate.
+
+    Args:
+        reader: What the clip was found with.
+        read_blocks: The clip, in pieces (C, n) of any lengths at its own rate.
+    """
     num_frames, peak = 0, 0.0
 
     def blocks() -> Iterator[np.ndarray]:
         nonlocal num_frames, peak
-        for block in reader.read_blocks(clip, _BLOCK_S):  # (C, n)
+        for block in read_blocks:
             num_frames += block.shape[-1]
             peak = max(peak, float(np.abs(block.mean(axis=0)).max()))
             yield block

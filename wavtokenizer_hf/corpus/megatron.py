@@ -34,22 +34,21 @@ _TYPE_CODES = {np.dtype(np.uint16): 8, np.dtype(np.int32): 4}
 _WIDE_FROM = 65500
 
 
-def write_megatron(prefix: Path, documents: Iterable[Documents], greatest_id: int) -> tuple[list[Path], np.dtype]:
+def write_megatron(tokens: Path, index: Path, documents: Iterable[Documents], greatest_id: int) -> np.dtype:
     """Writes `PREFIX.bin` and `PREFIX.idx`, in memory that does not grow with the tokens.
 
     Returns:
-        The paths, and the type of a token id.
+        The type of a token id.
     """
     dtype = np.dtype(np.uint16 if greatest_id + 1 < _WIDE_FROM else np.int32)
-    paths = [prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx")]
     lengths = [np.zeros(0, np.int64)]
-    with replacing(paths[1]) as unfinished_index, replacing(paths[0]) as unfinished:
+    with replacing(index) as unfinished_index, replacing(tokens) as unfinished:
         with open(unfinished, "wb") as file:
             for some in documents:
                 file.write(some.token_ids.astype(dtype.newbyteorder("<")).tobytes())
                 lengths.append(some.lengths)
         unfinished_index.write_bytes(_index(np.concatenate(lengths), dtype))
-    return paths, dtype
+    return dtype
 
 
 def _index(lengths: np.ndarray, dtype: np.dtype) -> bytes:

@@ -9,20 +9,17 @@ from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.corpus.token_ids import Documents
 
 
-def write_npy(
-    prefix: Path, documents: Iterable[Documents], greatest_id: int, num_tokens: int
-) -> tuple[list[Path], np.dtype]:
+def write_npy(tokens: Path, ends: Path, documents: Iterable[Documents], greatest_id: int, num_tokens: int) -> np.dtype:
     """Writes `PREFIX.npy`, all token ids, and `PREFIX.ends.npy`, int64, where each document ends among them.
 
     Both can be opened with `numpy.load(path, mmap_mode="r")`.
 
     Returns:
-        The paths, and the type of a token id.
+        The type of a token id.
     """
     dtype = np.dtype(np.uint16 if greatest_id < 1 << 16 else np.uint32)
-    paths = [prefix.with_name(prefix.name + suffix) for suffix in (".npy", ".ends.npy")]
     lengths = [np.zeros(0, np.int64)]
-    with replacing(paths[1]) as unfinished_ends, replacing(paths[0]) as unfinished:
+    with replacing(ends) as unfinished_ends, replacing(tokens) as unfinished:
         with open(unfinished, "wb") as file:
             header = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": (num_tokens,)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -31,4 +28,4 @@ def write_npy(
                 lengths.append(some.lengths)
         with open(unfinished_ends, "wb") as file:
             np.save(file, np.cumsum(np.concatenate(lengths)))
-    return paths, dtype
+    return dtype

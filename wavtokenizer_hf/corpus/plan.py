@@ -5,9 +5,10 @@ A plan is `manifest.json` and a table of clips, `plan/clips.parquet`, in which a
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ CLIPS = Path("plan", "clips.parquet")
 # What the table of codes says of a clip; a kept column of such a name gets a prefix.
 OWN_COLUMNS = ("id", "codes", "num_samples", "duration", "source")
 _PREFIX = "input_"
+_TELL_EVERY = 1000
+# What else may have changed of a clip, and what to call it.
+_NAMES = {
+    "source": "source",
+    "offset": "place in its archive",
+    "size": "size",
+    "mtime_ns": "time of change",
+    "row": "row",
+    "start_s": "start",
+    "end_s": "end",
+    "problem": "state",
+    "columns": "columns",
+}
 
 _SCHEMA = pa.schema(
     [
@@ -125,8 +139,17 @@ class Plan:
         return {name: value for name, value in self.__dict__.items() if name != "_table"}
 
 
-def make_plan(folder: Path, source: Source, codec: CodecInfo, settings: Settings) -> Plan:
+def make_plan(
+    folder: Path,
+    source: Source,
+    codec: CodecInfo,
+    settings: Settings,
+    on_listed: Callable[[int], None] = lambda num_clips: None,
+) -> Plan:
     """Lists all recordings, and writes the plan down; or finds that it is the one that is there already.
+
+    Args:
+        on_listed: Is told now and then how many there are so far.
 
     Raises:
         FileExistsError: If the folder holds another plan, or anything else.
@@ -137,7 +160,7 @@ def make_plan(folder: Path, source: Source, codec: CodecInfo, settings: Settings
         raise FileExistsError(f"{folder} holds something else than a corpus: choose another folder, or empty it")
     (folder / CLIPS).parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder / CLIPS) as unfinished:
-        listing = _Listing(source.identity)
+        listing = _Listing(source.identity, on_listed)
         with pq.ParquetWriter(unfinished, _SCHEMA, compression="zstd") as writer:
             for clips in _cut(listing.of(source.clips()), settings):
                 writer.write_table(_table(clips), row_group_size=len(clips))
@@ -157,9 +180,10 @@ def make_plan(folder: Path, source: Source, codec: CodecInfo, settings: Settings
             listing.num_shards,
         )
         if before is not None and before.digest != plan.digest:
+            change = _first_change(_listed(folder / CLIPS), _listed(unfinished))
             raise FileExistsError(
-                f"{folder} was begun with another plan: {_difference(before, plan)}. Give what was given then, or "
-                "another folder."
+                f"{folder} was begun with another plan: {_difference(before, plan, change)}. Give what was given "
+                "then, or another folder."
             )
     if before is None:
         _write_manifest(plan)
@@ -175,6 +199,11 @@ def load_plan(folder: Path) -> Plan:
     """
     path = folder / MANIFEST
     if not path.is_file():
+        if (folder / CLIPS).parent.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is no corpus yet: its recordings are being listed, or that was interrupted and the same "
+                "command begins again"
+            )
         raise FileNotFoundError(f"{folder} is no corpus: it holds no {MANIFEST}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +221,8 @@ def load_plan(folder: Path) -> Plan:
 class _Listing:
     """What is to be known of all clips together."""
 
-    def __init__(self, identity: str):
+    def __init__(self, identity: str, on_listed: Callable[[int], None]):
+        self._on_listed = on_listed
         self.digest = hashlib.sha256(identity.encode())
         self.columns: dict[str, None] = {}
         self.num_clips = 0
@@ -210,6 +240,8 @@ class _Listing:
             self.digest.update(json.dumps(clip.identity, ensure_ascii=False).encode() + b"\n")
             self.columns |= dict.fromkeys(clip.columns)
             self.num_clips += 1
+            if self.num_clips % _TELL_EVERY == 0:
+                self._on_listed(self.num_clips)
             yield clip
 
 
@@ -258,7 +290,7 @@ def _write_manifest(plan: Plan) -> None:
         unfinished.write_text(text + os.linesep, encoding="utf-8")
 
 
-def _difference(before: Plan, now: Plan) -> str:
+def _difference(before: Plan, now: Plan, change: str) -> str:
     """In which points two plans differ, for people."""
     points = []
     if before.codec.fingerprint != now.codec.fingerprint:
@@ -269,8 +301,30 @@ def _difference(before: Plan, now: Plan) -> str:
             points.append(f"{field.name.replace('_', '-')} was {was} and is {is_now}")
     if before.inputs != now.inputs:
         counts = f"{before.num_clips} clips then, {now.num_clips} now"
-        points.append(f"the recordings, or what is said of them, have changed ({counts})")
+        points.append(f"the recordings, or what is said of them, have changed ({counts}{change})")
     return "; ".join(points)
+
+
+def _listed(table: Path) -> Iterator[PlannedClip]:
+    """The clips of a table; none if the table was left behind when the corpus was moved."""
+    if table.is_file():
+        for batch in pq.ParquetFile(table).iter_batches():
+            yield from map(_clip, batch.to_pylist())
+
+
+def _first_change(before: Iterable[PlannedClip], now: Iterable[PlannedClip]) -> str:
+    """Where two lists differ first, for people."""
+    for was, is_now in itertools.zip_longest(before, now):
+        if was is None:
+            return f"; first {is_now.id}, which is new"
+        if is_now is None:
+            return f"; first {was.id}, which is gone"
+        if was.id != is_now.id:
+            return f"; first {is_now.id}, where {was.id} was"
+        changed = [name for field, name in _NAMES.items() if getattr(was, field) != getattr(is_now, field)]
+        if changed:
+            return f"; first {was.id}, in its {' and '.join(changed)}"
+    return ""
 
 
 def _model(codec: CodecInfo) -> str:

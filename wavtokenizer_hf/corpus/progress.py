@@ -1,13 +1,17 @@
 """How far a run is, for who watches it."""
 
+import contextlib
+import datetime
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 from wavtokenizer_hf.corpus.plan import Plan
 from wavtokenizer_hf.corpus.shards import DATA, read_record, shard_path
@@ -15,10 +19,36 @@ from wavtokenizer_hf.corpus.statistics import Statistics
 
 _LOOK_EVERY_S = 5.0
 _SPEED_OVER_S = 600.0
+_LINE_EVERY_S = 60.0
+_BAR_WIDTH = 16
+
+
+@contextlib.contextmanager
+def listing(*, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Yields what to tell how many recordings are listed so far; a terminal shows it."""
+    console = Console(stderr=True)
+    if not (is_shown and console.is_terminal):
+        yield lambda num_clips: None
+        return
+    with console.status("Listing recordings") as line:
+        yield lambda num_clips: line.update(f"Listing recordings: {num_clips:,}")
+
+
+class _Figures(ProgressColumn):
+    """All that is said, on a second line where the terminal is narrow: nothing is cut off."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        left = "?" if task.time_remaining is None else str(datetime.timedelta(seconds=int(task.time_remaining)))
+        return Text(f"{int(task.completed):,}/{task.total or 0:,.0f} clips · {task.fields['figures']} · {left} left")
 
 
 class Progress:
     """A bar on stderr: clips, hours, the speed as a multiple of real time, errors and the time that is left.
+
+    Where stderr is no terminal, these are a line every minute.
 
     Args:
         before: What was done when the run began.
@@ -30,17 +60,16 @@ class Progress:
         self._hours, self._num_errors = before.hours, before.num_errors.total()
         self._hours_before = before.hours
         self._start = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("clips · {task.fields[figures]} ·"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
+        self._has_lines = is_shown and not Console(stderr=True).is_terminal
+        self._figures_column = _Figures()
         self._bar = Bar(
-            *columns, console=Console(stderr=True), disable=not is_shown, speed_estimate_period=_SPEED_OVER_S
+            BarColumn(_BAR_WIDTH),
+            self._figures_column,
+            console=Console(stderr=True),
+            disable=not is_shown,
+            speed_estimate_period=_SPEED_OVER_S,
         )
+        self._last_line = self._start
         done = before.num_clips + self._num_errors
         self._task = self._bar.add_task("Tokenising", total=plan.num_clips, completed=done, figures=self._figures())
         self._is_over = threading.Event()
@@ -63,6 +92,9 @@ class Progress:
         self._hours += num_samples / self._plan.codec.sampling_rate / 3600
         self._num_errors += num_failures
         self._bar.update(self._task, advance=num_clips, figures=self._figures())
+        if self._has_lines and time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._bar.console.print(self._figures_column.render(self._bar.tasks[0]), soft_wrap=True)
 
     def watch(self, shards: Sequence[int]) -> None:
         """Counts shards that other processes make, as they appear."""
@@ -82,4 +114,4 @@ class Progress:
 
     def _figures(self) -> str:
         speed = 3600 * (self._hours - self._hours_before) / max(time.monotonic() - self._start, 1e-9)
-        return f"{self._hours:,.2f} h · {speed:,.0f} times real time · {self._num_errors:,} errors"
+        return f"{self._hours:,.2f} h · {speed:,.0f}x real time · {self._num_errors:,} errors"

@@ -120,9 +120,9 @@ class ClipReader:
             end = file.frames if clip.end_s is None else min(file.frames, round(clip.end_s * rate))
             section = _Section(file, rate, start, end - start)
             if section.num_frames <= 0:
-                raise _RefusalError("empty", f"the recording ends at {file.frames / rate:g} s and has no sample")
+                raise RefusalError("empty", f"the recording ends at {file.frames / rate:g} s and has no sample")
             if section.duration_s > 3600 * self.max_hours:
-                raise _RefusalError("too long", f"it says that it lasts {section.duration_s / 3600:.3g} hours")
+                raise RefusalError("too long", f"it says that it lasts {section.duration_s / 3600:.3g} hours")
             yield section
 
     @staticmethod
@@ -147,8 +147,8 @@ class ClipReader:
         return Failure("empty", "its file holds nothing") if 0 in (seen.st_size, clip.size) else None
 
 
-class _RefusalError(Exception):
-    """Carries a `Failure` out of an open file."""
+class RefusalError(Exception):
+    """Carries a `Failure` out of a file that is being read."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -202,7 +202,7 @@ def failure_of(clip: PlannedClip, error: Exception) -> Failure:
     """
     if isinstance(error, ImportError):
         raise error
-    if isinstance(error, _RefusalError):
+    if isinstance(error, RefusalError):
         return Failure(error.kind, str(error))
     if isinstance(error, MemoryError):
         return Failure("out of memory", "there was not enough memory to read it")

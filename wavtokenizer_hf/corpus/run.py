@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wavtokenizer_hf.corpus.card import write_card
 from wavtokenizer_hf.corpus.launch import Processes
 from wavtokenizer_hf.corpus.log import RunLog
 from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, make_plan
-from wavtokenizer_hf.corpus.progress import Progress
-from wavtokenizer_hf.corpus.shards import read_record, read_records, remove_unfinished, write_shard
+from wavtokenizer_hf.corpus.progress import Progress, listing
+from wavtokenizer_hf.corpus.shards import HOW_TO_GO_ON, read_record, read_records, remove_unfinished, write_shard
 from wavtokenizer_hf.corpus.source import Source
 from wavtokenizer_hf.corpus.statistics import Statistics, sum_up, write_statistics
 from wavtokenizer_hf.corpus.worker import Means, OnClips, Worker
@@ -34,6 +35,8 @@ class Job:
         )
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 Runner = Callable[[Job, Sequence[int], RunLog, Progress], None]
 
 
@@ -42,6 +45,17 @@ def run_here(job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -
     with contextlib.closing(job.worker(progress.add)) as worker:
         for result in worker.encode(job.plan.shard(index) for index in shards):
             log.shard(write_shard(job.plan, result), job.plan.codec, wall_s=result.wall_s)
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
+    """A full disk is an error that says which disk, whatever was being written: plan, log or statistics."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or HOW_TO_GO_ON in str(error):
+            raise
+        raise OSError(error.errno, f"{folder} cannot be written to ({error.strerror}). {HOW_TO_GO_ON}") from error
 
 
 def tokenize_corpus(
@@ -81,7 +95,8 @@ def tokenize_corpus(
     folder = folder.absolute()
 
     def begin() -> tuple[Plan, list[int], Statistics]:
-        plan = make_plan(folder, source, codec, settings or Settings())
+        with listing(is_shown=shows_progress) as on_listed:
+            plan = make_plan(folder, source, codec, settings or Settings(), on_listed)
         remove_unfinished(plan)
         before = Statistics(plan)
         pending = []
@@ -95,28 +110,29 @@ def tokenize_corpus(
             write_card(plan)
         return plan, pending, before
 
-    plan, pending, before = processes.from_main(begin)
-    own = pending[processes.index :: processes.number]
-    log = RunLog(folder, processes.index)
-    log.write(
-        "start",
-        plan=plan.digest,
-        num_shards=len(own),
-        device=str(model.device),
-        process=processes.index,
-        num_processes=processes.number,
-        means=dataclasses.asdict(means),
-    )
-    with Progress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
-        if processes.is_main and processes.number > 1:
-            progress.watch(sorted(set(pending) - set(own)))
-        runner(Job(plan, source, model, feature_extractor, means), own, log, progress)
-        processes.wait()
-    if not processes.is_main:
-        return sum_up(plan, read_records(plan))
-    statistics = write_statistics(plan, read_records(plan))
-    if statistics.is_complete:
-        write_card(plan, statistics)
-        remove_unfinished(plan)  # of processes that were lost on the way
-    log.write("end", is_complete=statistics.is_complete, num_clips=statistics.num_clips, hours=statistics.hours)
-    return statistics
+    with _telling_how_to_go_on(folder):
+        plan, pending, before = processes.from_main(begin)
+        own = pending[processes.index :: processes.number]
+        log = RunLog(folder, processes.index)
+        log.write(
+            "start",
+            plan=plan.digest,
+            num_shards=len(own),
+            device=str(model.device),
+            process=processes.index,
+            num_processes=processes.number,
+            means=dataclasses.asdict(means),
+        )
+        with Progress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
+            if processes.is_main and processes.number > 1:
+                progress.watch(sorted(set(pending) - set(own)))
+            runner(Job(plan, source, model, feature_extractor, means), own, log, progress)
+            processes.wait()
+        if not processes.is_main:
+            return sum_up(plan, read_records(plan))
+        statistics = write_statistics(plan, read_records(plan))
+        if statistics.is_complete:
+            write_card(plan, statistics)
+            remove_unfinished(plan)  # of processes that were lost on the way
+        log.write("end", is_complete=statistics.is_complete, num_clips=statistics.num_clips, hours=statistics.hours)
+        return statistics

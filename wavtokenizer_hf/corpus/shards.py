@@ -22,6 +22,7 @@ from wavtokenizer_hf.corpus.worker import EncodedClip, ShardResult
 DATA = Path("data")
 _RECORD_KEY = b"wavtokenizer"
 _ROWS_IN_GROUP = 1000
+HOW_TO_GO_ON = "What is there is whole: once the reason is gone, the same command goes on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
         raise OSError(
             error.errno,
             f"shard {record.index} of {plan.num_shards} could not be written to {plan.folder} "
-            f"({error.strerror or error}). What is there is whole: once the reason is gone, the same command goes on",
+            f"({error.strerror or error}). {HOW_TO_GO_ON}",
         ) from error
     return record
 

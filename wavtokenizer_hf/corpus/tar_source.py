@@ -51,7 +51,10 @@ class TarSource:
         return ""
 
     def clips(self) -> Iterator[PlannedClip]:
-        for file in find_files([self.location], (TAR_SUFFIX,)):
+        found = find_files([self.location], (TAR_SUFFIX,))
+        if len(found) == 1 and not found[0].path.exists():
+            raise FileNotFoundError(f"no such archive: {self.location} (a pattern is written with *, ? or [ ])")
+        for file in found:
             yield from _clips_in(file)
 
     def open(self, clip: PlannedClip) -> io.BytesIO:

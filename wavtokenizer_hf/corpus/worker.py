@@ -13,7 +13,7 @@ import torch
 
 from wavtokenizer_hf.corpus.batches import BATCHES_IN_WINDOW, batches, windows
 from wavtokenizer_hf.corpus.clip import PlannedClip
-from wavtokenizer_hf.corpus.long_clips import encode_long_clip
+from wavtokenizer_hf.corpus.long_clips import BLOCK_S, encode_long_clip
 from wavtokenizer_hf.corpus.plan import Settings, Shard
 from wavtokenizer_hf.corpus.prefetch import Prefetcher
 from wavtokenizer_hf.corpus.reader import ClipReader, Failure, LongClip, Outcome, ReadClip
@@ -147,7 +147,8 @@ class Worker:
         return self._encode_batch(clips[:half]) + self._encode_batch(clips[half:])
 
     def _encode_long(self, clip: PlannedClip, found: LongClip) -> EncodedClip | Failure:
-        encoded = encode_long_clip(self._model, self._reader, clip, found)
+        blocks = self._prefetcher.read_blocks(clip, BLOCK_S)
+        encoded = encode_long_clip(self._model, self._reader, clip, found, blocks)
         return encoded if isinstance(encoded, Failure) else EncodedClip(*encoded)
 
     def _tell(self, results: list[EncodedClip | Failure]) -> None:

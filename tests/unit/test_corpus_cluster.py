@@ -1,0 +1,45 @@
+"""What an actor of a cluster tells of its work; a whole cluster is in tests/integration."""
+
+import errno
+import types
+
+import pytest
+
+from tests.tiny_corpus import plan_for, write_recordings
+from wavtokenizer_hf.corpus import cluster
+from wavtokenizer_hf.corpus.cluster import RayRunner, ShardActor
+from wavtokenizer_hf.corpus.source import find_source
+
+
+@pytest.fixture
+def job(tmp_path):
+    write_recordings(tmp_path / "in", 1)
+    plan = plan_for(tmp_path / "out", find_source(tmp_path / "in"))
+
+    def encode(shards):
+        raise OSError(errno.ENOSPC, "the disk of the corpus is full")
+
+    model = types.SimpleNamespace(to=lambda place: None)
+    return types.SimpleNamespace(plan=plan, model=model, worker=lambda: types.SimpleNamespace(encode=encode))
+
+
+def test_an_actor_that_cannot_write_says_so_in_its_answer(job, monkeypatch):
+    monkeypatch.setattr(cluster, "_import_ray", lambda: types.SimpleNamespace(get=lambda reference: reference))
+    answer = ShardActor(job, has_gpu=False)({"shard": 0})
+    assert answer["problem"] == f"[Errno {errno.ENOSPC}] the disk of the corpus is full"
+
+
+def test_what_an_actor_could_not_do_ends_the_run_in_one_sentence(job, monkeypatch):
+    answer = {"shard": 0, "problem": "the disk is full", "host": "node-7"}
+    rows = types.SimpleNamespace(map=lambda *_, **__: types.SimpleNamespace(iter_rows=lambda: [answer]))
+    data = types.SimpleNamespace(
+        DataContext=types.SimpleNamespace(get_current=types.SimpleNamespace),
+        from_items=lambda *_, **__: rows,
+        ActorPoolStrategy=lambda size: None,
+    )
+    ray = types.SimpleNamespace(data=data, is_initialized=lambda: True, cluster_resources=dict, put=lambda job: job)
+    monkeypatch.setattr(cluster, "_import_ray", lambda: ray)
+    monkeypatch.setattr(cluster, "_portable", lambda job: job)
+    job.means = types.SimpleNamespace(num_workers=0)
+    with pytest.raises(OSError, match=r"^the disk is full \(on node-7\)$"):
+        RayRunner(1)(job, [0], None, None)
