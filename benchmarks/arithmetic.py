@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainCodec
+from benchmarks.precision import multiplies_bfloat16
 from benchmarks.rounds import significant, timed
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
 
@@ -55,12 +56,14 @@ class MatrixPeak:
     """Rates of large products, measured now and then between other measurements.
 
     Two forms of each type: a product of square matrices, and a pointwise convolution in the layout in which channels
-    lie side by side, which runs in another library.
+    lie side by side, which runs in another library. There is no bfloat16 where the processor has none.
     """
 
     def __init__(self, size: int = 4096):
         self._calls: dict[str, Callable[[], torch.Tensor]] = {}
         for name, dtype in DTYPES.items():
+            if dtype == torch.bfloat16 and not multiplies_bfloat16():
+                continue
             square = torch.randn(size, size).to(dtype)
             image = square.view(1, size, 1, size).contiguous(memory_format=torch.channels_last)
             weight = (size**-0.5 * torch.randn(size, size, 1, 1)).to(dtype)

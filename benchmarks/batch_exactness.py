@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.precision import PRECISIONS, Precision
+from benchmarks.precision import PRECISIONS, Precision, multiplies_bfloat16
 from benchmarks.record import RESULTS, conditions, write_result
 from benchmarks.recordings import DEFAULT_AUDIO, SAMPLING_RATE, described, read_recordings
 from benchmarks.rounds import significant
@@ -107,6 +107,8 @@ def main() -> None:
         models[label] = {"codes_per_second": model.config.frame_rate, "fingerprint": fingerprint(model)}
         reference: list[torch.Tensor] | None = None
         for dtype in DTYPES[arguments.device]:
+            if dtype == "bfloat16" and not multiplies_bfloat16(arguments.device):
+                continue
             alone, padded = measure(
                 folder, PRECISIONS[dtype], clips, arguments.batch_size, torch.device(arguments.device)
             )

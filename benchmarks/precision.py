@@ -29,6 +29,15 @@ class Precision:
                 backend.allow_tf32 = value
 
 
+def multiplies_bfloat16(device: str = "cpu") -> bool:
+    """Whether the device has instructions for products in bfloat16.
+
+    torch computes them one number at a time on a processor that has none, which takes hundreds of times as long as in
+    float32 and says nothing about the codec.
+    """
+    return device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 PRECISIONS = {
     "float32": Precision(),
     "TF32": Precision(tf32=True),

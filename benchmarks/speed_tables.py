@@ -25,10 +25,8 @@ def speed_tables(result: dict[str, Any]) -> str:
                     rows.append(["of the matrix peak", "", "", *shares])
         tables.append(table([operation, "codes/s", "weights (M)", *map(_batch, columns)], rows))
     peaks = result["peak_gflop_per_s"]
-    best = [
-        f"{max(rate for name, rate in peaks.items() if name.endswith(dtype)):.0f} GFLOP/s in {dtype}"
-        for dtype in PEAK_DTYPES
-    ]
+    rates = {dtype: [rate for name, rate in peaks.items() if name.endswith(dtype)] for dtype in PEAK_DTYPES}
+    best = [f"{max(found):.0f} GFLOP/s in {dtype}" for dtype, found in rates.items() if found]
     caption = f"Products of large matrices reached {' and '.join(best)} in the same run. {conditions(result)}"
     return "\n".join([*tables, f"{caption}\n"])
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
 from benchmarks.plain import PlainCodec
+from benchmarks.precision import multiplies_bfloat16
 from benchmarks.recordings import SAMPLING_RATE
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
 
@@ -53,12 +55,12 @@ class System:
 
 
 def wavtokenizer(upsampling_ratios: Sequence[int], max_audio_s: float = float("inf")) -> list[System]:
-    """The codec as it is loaded, its decoder in bfloat16, and the plain path; the weights are the same."""
+    """The codec as it is loaded, its decoder in bfloat16, the plain path, and transformers' own, with the same weights.
+
+    The second is left out where the processor has no bfloat16, the last where transformers is older than 5.24.
+    """
     config = WavTokenizerConfig(upsampling_ratios=list(upsampling_ratios))
-    model, half = WavTokenizerModel(config).eval(), WavTokenizerModel(config).eval()
-    half.load_state_dict(model.state_dict())
-    half.backbone.to(torch.bfloat16)
-    half.head.to(torch.bfloat16)
+    model = WavTokenizerModel(config).eval()
     plain = PlainCodec(model)
     rate = f"{config.frame_rate:g}"
     alike: dict[str, Any] = {
@@ -70,20 +72,12 @@ def wavtokenizer(upsampling_ratios: Sequence[int], max_audio_s: float = float("i
         "max_audio_s": max_audio_s,
         "min_rounds": 2,
     }
-    return [
+    systems = [
         System(
             name=f"WavTokenizer {rate}",
             note="as loaded",
             encode=lambda audio: model.encode(audio).audio_codes,
             decode=lambda codes: model.decode(codes).audio_values,
-            **alike,
-        ),
-        System(
-            name=f"WavTokenizer {rate}, bfloat16",
-            note="backbone and head in bfloat16; encodes in float32, as the above",
-            decode=lambda codes: half.decode(codes).audio_values,
-            codes_of=f"WavTokenizer {rate}",
-            dtype="bfloat16",
             **alike,
         ),
         System(
@@ -94,6 +88,40 @@ def wavtokenizer(upsampling_ratios: Sequence[int], max_audio_s: float = float("i
             **alike,
         ),
     ]
+    if multiplies_bfloat16():
+        half = WavTokenizerModel(config).eval()
+        half.load_state_dict(model.state_dict())
+        half.backbone.to(torch.bfloat16)
+        half.head.to(torch.bfloat16)
+        in_bfloat16 = System(
+            name=f"WavTokenizer {rate}, bfloat16",
+            note="backbone and head in bfloat16; encodes in float32, as the above",
+            decode=lambda codes: half.decode(codes).audio_values,
+            codes_of=f"WavTokenizer {rate}",
+            dtype="bfloat16",
+            **alike,
+        )
+        systems.insert(1, in_bfloat16)
+    if hasattr(transformers, "WavTokenizerModel"):
+        port = transformers.WavTokenizerModel(transformers.WavTokenizerConfig(**_shared_fields(config))).eval()
+        missing = port.load_state_dict(model.state_dict(), strict=False).missing_keys
+        if any(name.endswith(("weight", "bias", "embed")) for name in missing):
+            raise RuntimeError(f"transformers' own codec wants other weights: {', '.join(missing)}")
+        in_transformers = System(
+            name=f"transformers' own {rate}",
+            note="the port of WavTokenizer in transformers",
+            encode=lambda audio: port.encode(audio).audio_codes,
+            decode=lambda codes: port.decode(codes).audio_values,
+            **alike | {"config": None, "max_audio_s": 60, "min_rounds": 1},
+        )
+        systems.append(in_transformers)
+    return systems
+
+
+def _shared_fields(config: WavTokenizerConfig) -> dict[str, Any]:
+    """What a configuration says of the geometry, by the names that transformers' own knows."""
+    known = transformers.WavTokenizerConfig.__dataclass_fields__
+    return {name: value for name, value in config.to_diff_dict().items() if name in known and name != "dtype"}
 
 
 def encodec() -> System:

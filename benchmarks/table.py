@@ -185,6 +185,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "corpus_reading": reading_table,
     "speed": speed_tables,
     "speed_brief": brief_speed_table,
+    "speed_bfloat16": speed_tables,
     "speed_large_malloc": speed_tables,
     "long_audio": long_audio_table,
     "throughput_cuda": throughput_tables,
