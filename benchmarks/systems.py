@@ -55,7 +55,7 @@ class System:
 
 
 def wavtokenizer(upsampling_ratios: Sequence[int], max_audio_s: float = float("inf")) -> list[System]:
-    """The codec as it is loaded, its decoder in bfloat16, the plain path, and transformers' own, with the same weights.
+    """The codec as loaded, its decoder in bfloat16, the plain path, and transformers' own, all with the same weights.
 
     The second is left out where the processor has no bfloat16, the last where transformers is older than 5.24.
     """

@@ -32,7 +32,7 @@ for _config, _model in (
     AutoFeatureExtractor.register(_config, WavTokenizerFeatureExtractor, exist_ok=True)
     AutoProcessor.register(_config, WavTokenizerProcessor, exist_ok=True)
 
-# A feature extractor is looked up by its class's name, first in the library's own table, where ours would not be found.
+# A feature extractor is looked up by its class's name, and the library's own table comes before what is registered.
 FEATURE_EXTRACTOR_MAPPING_NAMES.pop(WavTokenizerConfig.model_type, None)
 
 __version__ = "0.1.0"
