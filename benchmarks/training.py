@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from benchmarks.precision import multiplies_bfloat16
 from benchmarks.record import REPOSITORY, RESULTS, conditions, write_result
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
 from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner
@@ -113,8 +114,8 @@ def measure_one(variant: str, audio: torch.Tensor, num_steps: int) -> dict[str, 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All variants in rounds, each time in a new process."""
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    names = list(VARIANTS)
+    names = [name for name in VARIANTS if "bfloat16" not in name or multiplies_bfloat16(arguments.device)]
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(arguments.rounds):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]

@@ -924,7 +924,8 @@ class WavTokenizerProcessor(ProcessorMixin):
         return codec
 
     def _take_feature_extractor(self, given: Any) -> None:
-        # transformers has one of this name, too, which AutoFeatureExtractor prefers. It knows neither files nor rates.
+        # transformers has one of this name, too, which knows neither files nor rates. Its Auto class gives that one
+        # where this file is loaded without the package.
         if isinstance(given, WavTokenizerFeatureExtractor):
             return
         if type(given).__name__ != WavTokenizerFeatureExtractor.__name__:

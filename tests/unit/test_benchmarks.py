@@ -121,6 +121,7 @@ def test_variants_run_in_turn_and_are_compared_within_a_round(monkeypatch):
         return training.subprocess.CompletedProcess(command, 0, stdout=f"noise\n{printed}\n")
 
     monkeypatch.setattr(training.subprocess, "run", run)
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda device: True)
     arguments = training.argparse.Namespace(
         rounds=2, audio="a.wav", batch=1, seconds=1.0, steps=1, threads=1, device="cpu"
     )

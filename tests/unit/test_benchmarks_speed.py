@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 
 from benchmarks import (
     arithmetic,
@@ -38,6 +39,7 @@ from wavtokenizer_hf import (
 )
 
 CPU = torch.device("cpu")
+HAS_PORT = hasattr(transformers, "WavTokenizerModel")
 
 
 class Clock:
@@ -240,18 +242,27 @@ def test_peers_have_the_sizes_of_their_releases():
 
 
 @pytest.fixture
-def _tiny_systems(monkeypatch):
+def _bfloat16(monkeypatch):
+    """As on a processor that has it; small products end in time on any."""
+    for module in (systems, arithmetic):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda: True)
+
+
+@pytest.fixture
+def _tiny_systems(monkeypatch, _bfloat16):
     monkeypatch.setattr(systems, "WavTokenizerConfig", lambda upsampling_ratios: tiny_config())
 
 
 @pytest.mark.usefixtures("_tiny_systems")
-def test_the_codec_its_half_precise_decoder_and_the_plain_path_have_the_same_weights():
-    ours, half, baseline = systems.wavtokenizer([5, 4, 2, 2])
+def test_the_codec_its_half_precise_decoder_and_its_baselines_have_the_same_weights():
+    ours, half, baseline, *port = systems.wavtokenizer([5, 4, 2, 2])
+    assert len(port) == HAS_PORT
     with torch.inference_mode():
         codes = ours.encode(noise(1, 1, 8000))
-        assert torch.equal(codes, baseline.encode(noise(1, 1, 8000)))
         audio = ours.decode(codes)
-        torch.testing.assert_close(audio, baseline.decode(codes), rtol=0, atol=1e-4)
+        for other in (baseline, *port):
+            assert torch.equal(codes, other.encode(noise(1, 1, 8000)))
+            torch.testing.assert_close(audio, other.decode(codes), rtol=0, atol=1e-4)
         error = (half.decode(codes) - audio).abs().max() / audio.abs().max()
     assert 1e-5 < error < 0.1
     assert (half.encode, half.codes_of) == (None, "WavTokenizer 300")
@@ -292,6 +303,17 @@ def test_operations_of_decoding_hold_the_attention_over_all_frames():
         assert counted.decoding(seconds) == 2 * per_frame * 75 * seconds + attention(seconds)
 
 
+@pytest.mark.usefixtures("_tiny_systems")
+def test_without_bfloat16_in_the_processor_nothing_is_timed_in_it(monkeypatch):
+    for module in (systems, arithmetic):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda: False)
+    assert {system.dtype for system in systems.wavtokenizer([5, 4, 2, 2])} == {"float32"}
+    peak = arithmetic.MatrixPeak(size=8)
+    peak.measure()
+    assert set(peak.gflop_per_s()) == {"product, float32", "convolution, float32"}
+
+
+@pytest.mark.usefixtures("_bfloat16")
 def test_the_matrix_peak_is_the_faster_of_the_two_forms(monkeypatch, clock):
     peak = arithmetic.MatrixPeak(size=8)
     for name, seconds in zip(peak._calls, ((9, 4, 2, 3), (9, 2), (9, 0.5), (9, 1)), strict=True):
@@ -394,6 +416,7 @@ def test_the_benchmark_of_speed_runs_and_its_tables_show_it(monkeypatch, run_scr
         ("WavTokenizer 300", "decode"),
         ("WavTokenizer 300, bfloat16", "decode"),
         ("plain path 300", "decode"),
+        *(("transformers' own 300", operation) for operation in ("encode", "decode") if HAS_PORT),
     }
     ours = cells["WavTokenizer 300", "decode"]
     rate = ours["gflop_per_audio_s"] * 0.3 / ours["wall_s"]["median"]
