@@ -1,8 +1,8 @@
 """What share of the codes of a padded batch is the same as of each clip alone?
 
 Clips of many lengths, from half a frame up, are encoded one by one and in padded batches, in each type of numbers that
-the device computes in. On a CPU in float32 all codes are the same. Elsewhere a batch may be summed up in another order
-than a clip, and a frame about as near to one code as to another may then take the other one. How many codes of a clip
+the device computes in. A batch may be summed up in another order than a clip, and a frame about as near to one code as
+to another may then take the other one: on a CPU in float32 only if the two are a tie. How many codes of a clip
 alone are those of float32 stands beside, to compare.
 """
 

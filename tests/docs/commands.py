@@ -2,6 +2,7 @@
 
 import shlex
 
+import torch
 from typer.testing import CliRunner
 
 import conversion.__main__
@@ -23,6 +24,7 @@ def run_own_command(line: str) -> None:
         RuntimeError: If its exit status is not 0; the message has what it printed.
     """
     name = next(name for name in _APPS if line.startswith(f"{name} "))
-    result = CliRunner().invoke(_APPS[name], shlex.split(line.removeprefix(name)))
+    with torch.enable_grad():  # whatever a document before it switched off in this process
+        result = CliRunner().invoke(_APPS[name], shlex.split(line.removeprefix(name)))
     if result.exit_code:
         raise RuntimeError(f"`{line}` ended with status {result.exit_code}: {result.output}")

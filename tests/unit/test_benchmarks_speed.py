@@ -244,8 +244,8 @@ def test_peers_have_the_sizes_of_their_releases():
 @pytest.fixture
 def _bfloat16(monkeypatch):
     """As on a processor that has it; small products end in time on any."""
-    for module in (systems, arithmetic):
-        monkeypatch.setattr(module, "multiplies_bfloat16", lambda: True)
+    for module in (systems, arithmetic, batch_exactness):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda device="cpu": True)
 
 
 @pytest.fixture
@@ -652,6 +652,7 @@ def test_the_share_counts_codes_and_knows_the_worst_clip():
         batch_exactness.share_equal(codes, [others[0], torch.arange(3)])
 
 
+@pytest.mark.usefixtures("_bfloat16")
 def test_the_benchmark_of_padded_batches_runs_and_its_table_shows_it(run_script, tiny_folder):
     result = run_script(batch_exactness, f"--num-clips 7 --longest 0.3 --batch-size 3 --model {tiny_folder}")
     in_float32, in_half = result["measurements"]
