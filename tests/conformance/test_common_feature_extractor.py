@@ -25,7 +25,9 @@ class _Inputs:
             "sampling_rate": 24000,
             "padding_value": 0.0,
             "hop_length": 320,
-            "peak_db": -3.0,
+            # `peak_db`, by the names under which it is stored.
+            "normalize_audio": True,
+            "target_peak_dB_FS": -3.0,
         }
 
     def prepare_inputs_for_common(self, equal_length: bool = False, numpify: bool = False) -> list:
