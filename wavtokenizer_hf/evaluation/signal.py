@@ -30,15 +30,20 @@ class SignalDistances:
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_filters(sampling_rate: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The filters (513, 100), made once for each place of use: training asks for them in every step."""
+def mel_filters(
+    sampling_rate: int, n_fft: int, num_mels: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """HTK filters (n_fft // 2 + 1, num_mels) from 0 Hz to half the rate, without area normalisation.
+
+    They are made once for each place of use: training asks for them in every step.
+    """
     functional = import_for("mel filters", "torchaudio.functional")
     with torch.inference_mode(False):  # what is made in inference mode is of no use outside it
         return functional.melscale_fbanks(
-            n_freqs=N_FFT // 2 + 1,
+            n_freqs=n_fft // 2 + 1,
             f_min=0.0,
             f_max=sampling_rate / 2,
-            n_mels=NUM_MELS,
+            n_mels=num_mels,
             sample_rate=sampling_rate,
             norm=None,
             mel_scale="htk",
@@ -65,7 +70,7 @@ def mel_spectrogram(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         samples, N_FFT, HOP_LENGTH, window=window, center=True, pad_mode="reflect", return_complex=True
     )
     magnitude = spectrum.abs()
-    filters = _mel_filters(sampling_rate, magnitude.device, magnitude.dtype)
+    filters = mel_filters(sampling_rate, N_FFT, NUM_MELS, magnitude.device, magnitude.dtype)
     mel = filters.T @ magnitude  # (M, F) @ (B, F, L) -> (B, M, L)
     return mel.reshape(*audio.shape[:-1], *mel.shape[-2:])
 

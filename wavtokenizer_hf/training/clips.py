@@ -69,13 +69,27 @@ class Clip:
         source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
         with open_audio(source) as file:
             rate = int(file.samplerate)
-            start = round(self.start_s * rate)
-            end = file.frames if self.end_s is None else min(file.frames, round(self.end_s * rate))
-            if end <= start:
-                raise ValueError(f"the recording ends at {file.frames / rate:g} s, where the clip has not begun")
+            start, end = self._section(file)
             num_frames = int(min(end - start, max_s * rate))
             file.seek(start + int(position * (end - start - num_frames + 1)))
             return file.read(num_frames, dtype="float32", always_2d=True).T, rate  # (N, C) -> (C, N)
+
+    def seconds(self) -> float:
+        """Length of the clip, as the recording's header tells it; errors are those of `read`."""
+        source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
+        with open_audio(source) as file:
+            start, end = self._section(file)
+            return (end - start) / file.samplerate
+
+    def _section(self, file: Any) -> tuple[int, int]:
+        """The clip's first frame in its recording, and the one past its last."""
+        start = round(self.start_s * file.samplerate)
+        end = file.frames if self.end_s is None else min(file.frames, round(self.end_s * file.samplerate))
+        if end <= start:
+            raise ValueError(
+                f"the recording ends at {file.frames / file.samplerate:g} s, where the clip has not begun"
+            )
+        return start, end
 
 
 def find_clips(sources: Any) -> list[Clip]:
@@ -104,12 +118,18 @@ def find_clips(sources: Any) -> list[Clip]:
     return clips
 
 
-def clip_weights(clips: Sequence[Clip], by_column: Mapping[str, Mapping[Any, float]] | None = None) -> np.ndarray:
+def clip_weights(
+    clips: Sequence[Clip],
+    by_column: Mapping[str, Mapping[Any, float]] | None = None,
+    length_power: float = 0.0,
+) -> np.ndarray:
     """How often each clip is to be drawn, relative to the others; a clip of weight 0 never is.
 
     Args:
         by_column: Factors by column and value, such as `{"kind": {"speech": 2.0}, "orig_sr": {16000: 0.5}}`, that
             multiply the clips' own weights. A value that is not named has the factor 1.
+        length_power: Clips are drawn in proportion to this power of their length in seconds, too, for which every
+            recording's header is read; one that cannot be read counts as a clip of a second, and fails when it is drawn.
 
     Returns:
         float64 (num_clips,).
@@ -126,9 +146,18 @@ def clip_weights(clips: Sequence[Clip], by_column: Mapping[str, Mapping[Any, flo
                 present = ", ".join(sorted({found for found in values if found is not None})[:20])
                 raise ValueError(f"no clip has {column} = {value}; found {present or 'no such column'}")
             weights[chosen] *= factor
+    if length_power:
+        weights *= np.array([_seconds(clip) for clip in clips]) ** length_power
     if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
         raise ValueError("sampling weights must be 0 or more, and above 0 for some clip")
     return weights
+
+
+def _seconds(clip: Clip) -> float:
+    try:
+        return clip.seconds()
+    except (OSError, ValueError, TypeError):
+        return 1.0
 
 
 def _clip(name: str, source: Path | DatasetRow, columns: Mapping[str, str], **section: Any) -> Clip:

@@ -10,6 +10,7 @@ from torch import nn
 
 from wavtokenizer_hf.training.codebook import CodebookLearner
 from wavtokenizer_hf.training.losses import total
+from wavtokenizer_hf.training.schedule import Schedule, value_at
 from wavtokenizer_hf.training.steps import Reconstruction, deception_losses, judge, reconstruction_losses
 
 Losses = dict[str, torch.Tensor]
@@ -28,7 +29,8 @@ class GanStep:
         generator_optimizer: Over the codec's trained parameters.
         discriminator_optimizer: Over the discriminators'.
         learner: Moves the codebook; `None` leaves it as it is.
-        weights: Of the losses, by name.
+        weights: Of the losses, by name; they may move with the steps.
+        quantizer_dropout: Share of a batch's clips that the decoder hears unquantized; it may move, too.
         sampling_rate: Of the recordings in Hz.
         max_grad_norm: Gradients longer than this are shortened to it; `None` never.
         legacy: A forward for either optimizer, as in the original: the codebook moves twice, and each has a bandwidth
@@ -47,8 +49,9 @@ class GanStep:
         discriminator_optimizer: Any | None,
         learner: CodebookLearner | None,
         *,
-        weights: Mapping[str, float],
+        weights: Mapping[str, Schedule],
         sampling_rate: int,
+        quantizer_dropout: Schedule = 0.0,
         max_grad_norm: float | None = None,
         legacy: bool = False,
     ):
@@ -60,6 +63,7 @@ class GanStep:
         self.learner = learner
         self.weights = weights
         self.sampling_rate = sampling_rate
+        self.quantizer_dropout = quantizer_dropout
         self.max_grad_norm = max_grad_norm
         self.legacy = legacy
 
@@ -91,6 +95,7 @@ class GanStep:
         """
         logged: Losses = {}
         judges = self.discriminators if uses_discriminators else None
+        weights = {name: value_at(weight, step) for name, weight in self.weights.items()}
         self._zero_grad()
         for index, batch in enumerate(batches):
             is_last = index == len(batches) - 1
@@ -99,18 +104,19 @@ class GanStep:
             if self.legacy and judges is not None:
                 with torch.no_grad():
                     seen = self._reconstruct(batch, bandwidth_ids[0], uses_quantizer, step)
-                self._teach_discriminators(real, seen.audio_values, bandwidth_ids[0], share, is_last, logged)
+                self._teach_discriminators(real, seen.audio_values, bandwidth_ids[0], weights, share, is_last, logged)
             with self._synchronising(self.generator, is_last):
                 reconstruction = self._reconstruct(batch, bandwidth_ids[1], uses_quantizer, step)
                 if not self.legacy and judges is not None:
                     fake = reconstruction.audio_values
-                    self._teach_discriminators(real, fake, bandwidth_ids[1], share, is_last, logged)
-                losses = reconstruction_losses(real, reconstruction, self.sampling_rate, batch.get("cutoff_hz"))
+                    self._teach_discriminators(real, fake, bandwidth_ids[1], weights, share, is_last, logged)
+                cutoff_hz = batch.get("cutoff_hz")
+                losses = reconstruction_losses(real, reconstruction, self.sampling_rate, cutoff_hz, weights)
                 if judges is not None:
                     bare = self.accelerator.unwrap_model(judges)
                     with self.accelerator.autocast():
                         losses |= deception_losses(bare, real, reconstruction.audio_values, bandwidth_ids[1])
-                loss = total(losses, self.weights)
+                loss = total(losses, weights)
                 self.accelerator.backward(loss * share)
             _add(logged, {**losses, "generator/total": loss}, share)
         self._step(self.generator_optimizer, "generator", logged)
@@ -121,7 +127,12 @@ class GanStep:
     def _reconstruct(
         self, batch: Mapping[str, Any], bandwidth_id: int, uses_quantizer: bool, step: int
     ) -> Reconstruction:
-        reconstruction = self.generator(batch["input_values"], bandwidth_id, uses_quantizer)
+        input_values = batch["input_values"]
+        num_bypassed = 0
+        if uses_quantizer and (dropout := value_at(self.quantizer_dropout, step)):
+            # Clips come in random order: the first are as good as any. What is left of a share is left to chance.
+            num_bypassed = int(dropout * len(input_values) + torch.rand(()).item())
+        reconstruction = self.generator(input_values, bandwidth_id, uses_quantizer, num_bypassed)
         if self.learner is not None and uses_quantizer:
             self.learner.observe(reconstruction.encoder_latents, reconstruction.audio_codes)
             if self.legacy:
@@ -129,12 +140,19 @@ class GanStep:
         return reconstruction
 
     def _teach_discriminators(
-        self, real: torch.Tensor, fake: torch.Tensor, bandwidth_id: int, share: float, is_last: bool, logged: Losses
+        self,
+        real: torch.Tensor,
+        fake: torch.Tensor,
+        bandwidth_id: int,
+        weights: Mapping[str, float],
+        share: float,
+        is_last: bool,
+        logged: Losses,
     ) -> None:
         with self._synchronising(self.discriminators, is_last):
             with self.accelerator.autocast():
                 losses = judge(self.discriminators, real, fake, bandwidth_id)
-            loss = total(losses, self.weights)
+            loss = total(losses, weights)
             self.accelerator.backward(loss * share)
         _add(logged, {**losses, "discriminator/total": loss}, share)
         if is_last:

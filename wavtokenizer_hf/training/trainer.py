@@ -227,7 +227,7 @@ class Trainer:
         config, codec = self.config, self.codec_config
         data, accelerator = config.data, self.accelerator
         self.crop_samples = crop_length(data.crop_s, codec.sampling_rate, codec.hop_length)
-        weights = clip_weights(self.training_clips, data.weights)
+        weights = clip_weights(self.training_clips, data.weights, data.length_power)
         self.dataset = CropDataset(
             self.training_clips,
             sampling_rate=codec.sampling_rate,
