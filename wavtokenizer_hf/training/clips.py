@@ -129,7 +129,8 @@ def clip_weights(
         by_column: Factors by column and value, such as `{"kind": {"speech": 2.0}, "orig_sr": {16000: 0.5}}`, that
             multiply the clips' own weights. A value that is not named has the factor 1.
         length_power: Clips are drawn in proportion to this power of their length in seconds, too, for which every
-            recording's header is read; one that cannot be read counts as a clip of a second, and fails when it is drawn.
+            recording's header is read. One that cannot be read counts as a clip of a second, and fails when it is
+            drawn.
 
     Returns:
         float64 (num_clips,).

@@ -1,11 +1,11 @@
 """Losses between recordings and reconstructions that hear what a single mel spectrogram is deaf to.
 
-A log-mel of one window does not resolve harmonics, so it asks for no pitch. These do, each in its way: bands of several
-widths, spectra of several windows, how phase moves from one frame to the next, and the waveform itself.
+A log-mel of one window does not resolve harmonics, so it asks for no pitch. These do, each in its way: bands of
+several widths, spectra of several windows, how phase moves from one frame to the next, and the waveform itself.
 
-All take recordings and reconstructions (B, T) of one shape, give a scalar that is the mean over clips, compute in float32
-also under autocast, and are finite on digital silence. `cutoff_hz` (B,) is the frequency up to which a recording tells what
-there is; what lies above it does not count, and `None` counts everything.
+All take recordings and reconstructions (B, T) of one shape, give a scalar that is the mean over clips, compute in
+float32 also under autocast, and are finite on digital silence. `cutoff_hz` (B,) is the frequency up to which a
+recording tells what there is; what lies above it does not count, and `None` counts everything.
 """
 
 import functools
@@ -76,8 +76,8 @@ def multi_resolution_stft(
 ) -> torch.Tensor:
     """Log-magnitude distance plus spectral convergence, the mean over windows of 512 to 4096 samples.
 
-    With magnitudes R and E: mean |ln R - ln E| + ||R - E|| / ||R||, norms over all bins and frames of a clip. Hops are a
-    quarter of the window.
+    With magnitudes R and E: mean |ln R - ln E| + ||R - E|| / ||R||, norms over all bins and frames of a clip. Hops are
+    a quarter of the window.
 
     Source: Yamamoto et al. 2020, "Parallel WaveGAN", section 2.2, equations 4 to 6.
     """
@@ -101,8 +101,8 @@ def phase_advance(
     """How differently phase moves from one frame to the next: 0 is equal, 1 unrelated, 2 opposite.
 
     With P[t] = X[t] conj(X[t-1]) of a spectrum X: the mean of 1 - cos(angle(P of the recording) - angle(P of the
-    reconstruction)) over bins and frames, weighted by sqrt(|P of the recording|); windows of 1024 and 2048 samples, hop
-    256. A shift in time turns X[t] and X[t-1] alike, so it costs nothing; a wrong pitch turns them apart.
+    reconstruction)) over bins and frames, weighted by sqrt(|P of the recording|); windows of 1024 and 2048 samples,
+    hop 256. A shift in time turns X[t] and X[t-1] alike, so it costs nothing; a wrong pitch turns them apart.
 
     Source: The instantaneous frequency of Engel et al. 2019, "GANSynth", section 2.1, as a distance.
     """

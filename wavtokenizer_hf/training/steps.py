@@ -117,7 +117,7 @@ def reconstruction_losses(
 
 
 def relative_commitment(reconstruction: Reconstruction) -> torch.Tensor:
-    """The commitment loss as a share of the variance of the chosen entries, so that its weight fits latents of any size.
+    """The commitment loss as a share of the variance of the chosen entries: its weight fits latents of any size.
 
     1 says that an entry tells no more of its latent than their common mean would.
     """
@@ -127,7 +127,7 @@ def relative_commitment(reconstruction: Reconstruction) -> torch.Tensor:
 
 
 def latent_energy(latents: torch.Tensor) -> torch.Tensor:
-    """How far the mean square of the latents lies above 1: what passes unquantized must not grow out of the entries."""
+    """How far the mean square of the latents lies above 1, so that what passes unquantized keeps near the entries."""
     return F.relu(latents.float().square().mean() - _LATENT_ENERGY)
 
 
