@@ -26,6 +26,7 @@ from tests.golden import AUDIO
 from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import WavTokenizerCausalModel, WavTokenizerModel, fingerprint
 from wavtokenizer_hf.cli import app
+from wavtokenizer_hf.evaluation import pitch
 from wavtokenizer_hf.training import checkpoint, report, trainer
 from wavtokenizer_hf.training.checkpoint import checkpoint_path, checkpoints, save_codec, save_discriminators
 from wavtokenizer_hf.training.config import load_config, recipe_names
@@ -169,6 +170,34 @@ def test_the_validation_loss_falls(debug_run):
     assert len(mels) == 4
     assert mels == sorted(mels, reverse=True)
     assert mels[-1] < 0.98 * mels[0]
+
+
+def test_validations_measure_what_a_spectral_loss_does_not_hear(debug_run):
+    last = log_of(debug_run)[-1]
+    assert {"validation/frame_tone_db", "validation/level_db", "validation/gpe", "validation/vuv_f1"} & set(last) >= {
+        "validation/frame_tone_db",
+        "validation/level_db",
+    }
+    page = (debug_run / "report" / "index.html").read_text()
+    assert "gross pitch error" in page
+    is_said = "it hums or buzzes, however good other figures look" in page
+    assert is_said == (last["validation/frame_tone_db"] > 3)
+
+
+def test_a_run_without_the_pitch_tracker_says_once_what_it_leaves_out(tmp_path, monkeypatch, caplog):
+    def absent(package, extra):
+        raise ImportError(f"{package} does not load. Install it with: pip install 'wavtokenizer-hf[{extra}]'")
+
+    monkeypatch.setattr(pitch, "import_extra", absent)
+    with caplog.at_level("INFO"):
+        quick(tmp_path, validate_every=1).train()
+    said = [line for line in caplog.messages if "leaves out pitch and voicing" in line]
+    assert len(said) == 1
+    assert "wavtokenizer-hf[eval]" in said[0]
+    validated = [entry for entry in log_of(tmp_path / "run") if "validation/mel" in entry]
+    assert len(validated) == 3
+    assert not any("validation/gpe" in entry for entry in validated)
+    assert all("validation/level_db" in entry for entry in validated)
 
 
 def test_as_many_checkpoints_stay_as_the_recipe_says_and_no_partial_one(debug_run):

@@ -22,6 +22,7 @@ SURFACE = {
         "--out",
         "-o",
         "--pairs",
+        "--frame-rate",
         "--metrics",
         "--asr",
         "--speaker-model",

@@ -14,7 +14,7 @@ from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
 from wavtokenizer_hf.evaluation.evaluate import ClipResult, Evaluation, evaluate
 from wavtokenizer_hf.evaluation.metric import Metric
-from wavtokenizer_hf.evaluation.page import choose_clips
+from wavtokenizer_hf.evaluation.page import choose_clips, write_evaluation_page
 from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.pairs import CodecPairs, FolderPairs, SpreadPairs
 from wavtokenizer_hf.evaluation.results import as_json, as_markdown
@@ -214,6 +214,30 @@ def test_clips_to_show_are_the_worst_and_the_median_of_each_kind_in_turn():
     assert choose_clips(Evaluation([], clips_with([99], "")), 4) == []
 
 
+class Humming(Levels):
+    """Noise, to which a clip of level n adds harmonics of 75 Hz of n times 0.01."""
+
+    def load(self, index: int) -> Pair:
+        reference = 0.1 * noise(2 * RATE)
+        at = torch.arange(2 * RATE) / RATE * 75 * 2 * torch.pi
+        hum = 0.01 * self.levels[index] * sum(torch.cos(k * at + k * k) for k in range(1, 150))
+        kind = self.entries[index].kind
+        return Pair(self.entries[index].name, reference, reference + hum, RATE, kind, frame_rate=75.0)
+
+
+def test_wherever_figures_stand_beside_a_tone_of_more_than_3_db_it_is_said_whatever_was_asked_for(tmp_path):
+    pairs = Humming([0.0, 0.0, 2.0, 2.0], ["speech", "speech", "music", "music"])
+    result = evaluate(pairs, [LogMelL1()])
+    lines = result.warnings()
+    assert [line.partition(":")[0] for line in lines] == ["All clips", "music"]
+    assert all(re.search(r"A tone at the frame rate stands \d+\.\d dB above", line) for line in lines)
+    assert as_json(result)["warnings"] == lines
+    assert all(line in as_markdown(result, "Title", "Subtitle") for line in lines)
+    page = write_evaluation_page(tmp_path, result, pairs, title="", subtitle="", num_pictures=4).read_text()
+    assert page.count("it hums or buzzes, however good other figures look") == 2 + 2
+    assert evaluate(Humming([0.0], [""]), [LogMelL1()]).warnings() == []
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Two folders to match: one clip at two rates and lengths, one nested, one on each side alone."""
@@ -243,7 +267,10 @@ def test_a_pair_is_brought_to_the_estimates_rate_and_cut_to_the_shorter(folders)
     extractor = WavTokenizerFeatureExtractor(sampling_rate=24000)
     resampled = extractor(folders / "ref" / "a.wav", resample=True)["input_values"][0, 0]
     np.testing.assert_array_equal(pair.reference.numpy(), resampled[:22000])
-    assert pair.coding is None
+    assert (pair.coding, pair.frame_rate) == (None, None)
+    assert FolderPairs(folders / "ref", folders / "deg", frame_rate=40.0).load(0).frame_rate == 40.0
+    with pytest.raises(ValueError, match="a number of frames a second above 0, got 0"):
+        FolderPairs(folders / "ref", folders / "deg", frame_rate=0.0)
 
 
 def test_equal_stems_are_told_apart_by_their_folders(folders):
@@ -289,7 +316,7 @@ def test_a_codecs_pairs_hold_its_codes_its_reconstruction_and_the_time_it_took(t
     torch.testing.assert_close(pair.estimate, expected.audio_values[0, 0], rtol=0, atol=0)
     torch.testing.assert_close(pair.coding.audio_codes, expected.audio_codes[0, 0], rtol=0, atol=0)
     torch.testing.assert_close(again.estimate, pair.estimate, rtol=0, atol=0)
-    assert pair.coding.codebook_size == 64
+    assert (pair.coding.codebook_size, pair.frame_rate) == (64, 300.0)
     assert 0 < pair.coding.encode_s < 10
     assert 0 < pair.coding.decode_s < 10
 

@@ -16,7 +16,7 @@ MANIFEST_SUFFIXES = (".tsv", ".jsonl")
 MANIFEST_NAMES = ("manifest.tsv", "manifest.jsonl")
 
 PATH_COLUMNS = ("file", "path")
-_KIND_COLUMNS = ("kind", "domain")
+KIND_COLUMNS = ("kind", "domain")
 _START_COLUMNS = ("start", "start_s")
 _END_COLUMNS = ("end", "end_s")
 
@@ -172,7 +172,7 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
         name=name.as_posix(),
         start_s=start_s or 0.0,
         end_s=end_s,
-        kind=_first(columns, _KIND_COLUMNS).casefold(),
+        kind=_first(columns, KIND_COLUMNS).casefold(),
         columns=dict(columns),
     )
 

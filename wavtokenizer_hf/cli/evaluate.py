@@ -47,6 +47,14 @@ def evaluate(
             "matched by name without suffix.",
         ),
     ] = False,
+    frame_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="HZ",
+            help="With --pairs: frames a second of the codec that made DEG_DIR, for the tone at the frame rate.",
+            show_default="unknown",
+        ),
+    ] = None,
     metric_names: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +110,8 @@ def evaluate(
         first, second = _two_operands(operands, are_pairs)
         if are_pairs and (save_audio or bandwidth_id is not None):
             raise typer.BadParameter("--pairs runs no codec: --save-audio and --bandwidth-id do not go with it")
+        if frame_rate is not None and not are_pairs:
+            raise typer.BadParameter("--frame-rate goes with --pairs; a codec has its own")
         refuse_existing([output], overwrite)
 
         try:
@@ -127,7 +137,7 @@ def evaluate(
         place = find_device(device)
         pairs: Pairs
         if are_pairs:
-            pairs = FolderPairs(first, second)
+            pairs = FolderPairs(first, second, frame_rate)
             described = None
             title = f"{_name(second)} against {_name(first)}"
         else:
@@ -163,6 +173,8 @@ def evaluate(
         )
         _print(evaluation)
         typer.echo(f"{page}: the page, beside results.json and results.md")
+        for line in evaluation.warnings():
+            typer.echo(f"warning: {line}", err=True)
         warn_about(save.clipped if save else [], "went beyond full scale and was clipped")
         _end(evaluation)
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from wavtokenizer_hf.evaluation.metric import Metric, Score
 from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.pairs import Pairs
 from wavtokenizer_hf.evaluation.summary import Summary, summarise
+from wavtokenizer_hf.evaluation.tone import frame_tone, tone_warning
 
 # What a metric, a model or a file may raise that is no mistake of ours. It costs a clip, never the run.
 _EXPECTED = (ValueError, OSError, RuntimeError, ImportError)
@@ -26,6 +28,7 @@ class ClipResult:
         scores: By the metric's name.
         skipped: Why there is no score, by the metric's name.
         failure: Why there is no pair; empty if there is one.
+        tone_db: At the frame rate, whatever was asked for; `None` where that is not defined.
     """
 
     index: int
@@ -36,6 +39,7 @@ class ClipResult:
     scores: Mapping[str, Score] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
+    tone_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,15 @@ class Evaluation:
             reasons = [clip.skipped[metric.name] for clip in clips if metric.name in clip.skipped]
             self._summaries[key] = summarise(metric, scores, reasons, self.seed)
         return self._summaries[key]
+
+    def warnings(self) -> list[str]:
+        """What makes figures look better than the sound is: a line for all clips, or for each kind that hums."""
+        lines = []
+        for kind in [None, *self.kinds]:
+            tones_db = [clip.tone_db for clip in self.of_kind(kind) if clip.tone_db is not None]
+            if line := tone_warning(float(np.mean(tones_db)) if tones_db else None):
+                lines.append(f"{kind or 'All clips'}: {line}")
+        return lines
 
     def value(self, metric: Metric, clip: ClipResult) -> float | None:
         """One metric over one clip."""
@@ -117,13 +130,18 @@ def evaluate(
             skipped = {metric.name: unavailable.get(metric.name, "no pair could be made") for metric in metrics}
             clip = ClipResult(index, entry.name, entry.kind, skipped=skipped, failure=_one_line(error))
         else:
-            clip = _score(index, pair, metrics, unavailable)
+            clip = score_pair(index, pair, metrics, unavailable)
         clips.append(clip)
         on_clip(clip, pair)
     return Evaluation(metrics, clips, pairs.unmatched, seed, setting or {})
 
 
-def _score(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: Mapping[str, str]) -> ClipResult:
+def score_pair(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: Mapping[str, str]) -> ClipResult:
+    """One pair with every metric that is prepared.
+
+    Args:
+        unavailable: Metrics that score nothing, with the reason.
+    """
     scores: dict[str, Score] = {}
     skipped: dict[str, str] = {}
     for metric in metrics:
@@ -139,7 +157,13 @@ def _score(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: Mappi
                 scores[metric.name] = score
             except _EXPECTED as error:
                 skipped[metric.name] = _one_line(error)
-    return ClipResult(index, pair.name, pair.kind, pair.duration_s, pair.sampling_rate, scores, skipped)
+    try:
+        tone_db = pair.once(frame_tone)
+    except ValueError:
+        tone_db = None
+    return ClipResult(
+        index, pair.name, pair.kind, pair.duration_s, pair.sampling_rate, scores, skipped, tone_db=tone_db
+    )
 
 
 def _one_line(error: Exception, about: str = "") -> str:

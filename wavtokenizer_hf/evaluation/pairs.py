@@ -1,5 +1,6 @@
 """Where pairs come from: a codec that reconstructs recordings, or two folders."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,7 @@ class CodecPairs:
             kind=entry.kind,
             transcript=_transcript(entry),
             coding=coding,
+            frame_rate=self.model.config.frame_rate,
         )
 
     @torch.inference_mode()
@@ -127,13 +129,22 @@ class FolderPairs:
     Args:
         references: Folder, pattern or manifest of the recordings; only a manifest says what kind they are.
         estimates: Folder or pattern of what became of them.
+        frame_rate: Of the codec that made them, in Hz, if it is known.
 
     Raises:
         FileNotFoundError: If a folder holds no audio file.
         ValueError: If no name is on both sides, or names are not unique.
     """
 
-    def __init__(self, references: str | os.PathLike[str], estimates: str | os.PathLike[str]):
+    def __init__(
+        self,
+        references: str | os.PathLike[str],
+        estimates: str | os.PathLike[str],
+        frame_rate: float | None = None,
+    ):
+        if frame_rate is not None and not 0 < frame_rate < math.inf:
+            raise ValueError(f"a frame rate is a number of frames a second above 0, got {frame_rate:g}")
+        self.frame_rate = frame_rate
         found = [Entry(file.path, file.relative.as_posix()) for file in find_files([estimates])]
         sides = find_entries(references), found
         are_unique = all(len({_stem(entry) for entry in side}) == len(side) for side in sides)
@@ -165,6 +176,7 @@ class FolderPairs:
             sampling_rate=sampling_rate,
             kind=entry.kind,
             transcript=_transcript(entry),
+            frame_rate=self.frame_rate,
         )
 
 

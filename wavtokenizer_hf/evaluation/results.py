@@ -39,6 +39,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "sampling_rates_hz": sorted({clip.sampling_rate for clip in evaluation.clips if clip.sampling_rate}),
         "unmatched": {side: list(names) for side, names in evaluation.unmatched.items()},
+        "warnings": evaluation.warnings(),
         "metrics": {metric.name: _of_metric(evaluation, metric) for metric in evaluation.metrics},
         "clips": [_of_clip(evaluation, clip) for clip in evaluation.clips],
     }
@@ -48,7 +49,7 @@ def as_markdown(evaluation: Evaluation, title: str, subtitle: str) -> str:
     """The same as tables, without the single clips."""
     about = [f"- {label}: {value}" + (f" ({note})" if note else "") for label, value, note in facts(evaluation)]
     parts = [f"# {title}", subtitle, "\n".join(about)]
-    parts += ["## Scores", interval_note(evaluation), _markdown(score_table(evaluation))]
+    parts += ["## Scores", *evaluation.warnings(), interval_note(evaluation), _markdown(score_table(evaluation))]
     for heading, table in (
         ("Skipped", skipped_table(evaluation)),
         ("Left out", absent_table(evaluation)),

@@ -27,6 +27,7 @@ class DataConfig:
         validation: What to validate on. Without it, every `holdout_every`-th clip of `train` is held out.
         holdout_every: See `validation`.
         max_validation_clips: At most so many clips are validated on, spread evenly.
+        max_pitch_clips: Of at most so many of these the pitch is tracked, which takes up to half as long as they last.
         crop_s: Length of a training crop in seconds, rounded to whole codes.
         validation_s: Length of a validation clip in seconds.
         max_clip_s: From a longer recording, a random section of this length is taken first.
@@ -42,6 +43,7 @@ class DataConfig:
     validation: list[str] = dataclasses.field(default_factory=list)
     holdout_every: int = 50
     max_validation_clips: int = 64
+    max_pitch_clips: int = 16
     crop_s: float = 3.0
     validation_s: float = 6.0
     max_clip_s: float = 10.0

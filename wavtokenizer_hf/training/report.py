@@ -9,9 +9,11 @@ import yaml
 
 from wavtokenizer_hf.evaluation.figures import curve_png
 from wavtokenizer_hf.evaluation.report import Facts, Picture, Pictures, Section, Table, Text, clip_parts, write_page
+from wavtokenizer_hf.evaluation.tables import NOTHING, labelled
+from wavtokenizer_hf.evaluation.tone import tone_warning
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.runlog import LOG_FILE
-from wavtokenizer_hf.training.validation import Example
+from wavtokenizer_hf.training.validation import METRICS, PITCH_METRICS, Example
 
 REPORT = "report"
 _VALIDATED = "validation/mel"
@@ -44,13 +46,24 @@ def write_training_report(
         Section("Curves", [Pictures([_curve(name, entries) for name in names])]),
     ]
     if validations:
-        sections.append(Section("Validation", [_validation_table(validations)]))
+        sections.append(Section("Validation", [_validation_table(validations)], _tone_note(validations)))
     for example in examples:
         clips = {"Original": example.original.numpy(), "Reconstruction": example.reconstruction.numpy()}
         sections.append(Section(Path(example.name).name, clip_parts(clips, sampling_rate)))
     told = Text("Configuration", yaml.safe_dump(config.to_dict(), sort_keys=False))
     sections.append(Section("The run", [told, Text("Recordings that could not be read", failures)]))
     return write_page(run / REPORT, title="Training run", subtitle=run.name, sections=sections)
+
+
+def _tone_note(validations: Sequence[dict[str, Any]]) -> str:
+    """What is to be said of the best validation, and of the last."""
+    best = min(validations, key=lambda entry: entry[_VALIDATED])
+    lines = [
+        f"{name}, step {entry['step']:,}: {line}"
+        for name, entry in {"Best": best, "Last": validations[-1]}.items()
+        if (line := tone_warning(entry.get("validation/frame_tone_db")))
+    ]
+    return " ".join(lines)
 
 
 def _overview(entries: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> Facts:
@@ -78,15 +91,17 @@ def _validation_table(validations: Sequence[dict[str, Any]]) -> Table:
     stride = max(1, -(-len(validations) // _MAX_ROWS))
     # The last one always stands.
     rows = validations[::-1][::stride][::-1]
+    columns = {
+        "Step": ("step", ",d"),
+        "Mel loss": (_VALIDATED, ".4f"),
+        **{
+            labelled(metric): (f"validation/{metric.name}", f".{metric.decimals}f")
+            for metric in METRICS + PITCH_METRICS
+        },
+        "Codebook in use": ("codebook/usage", ".1%"),
+        "Perplexity": ("codebook/perplexity", ".0f"),
+    }
     return Table(
-        ("Step", "Mel loss", "Codebook in use", "Perplexity"),
-        [
-            (
-                f"{row['step']:,}",
-                f"{row[_VALIDATED]:.4f}",
-                f"{row['codebook/usage']:.1%}",
-                f"{row['codebook/perplexity']:.0f}",
-            )
-            for row in rows
-        ],
+        list(columns),
+        [[format(row[name], form) if name in row else NOTHING for name, form in columns.values()] for row in rows],
     )

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.evaluation.figures import DYNAMIC_RANGE_DB, mel_spectrogram_db
 from wavtokenizer_hf.evaluation.report import QUIETEST_PEAK_DB
+from wavtokenizer_hf.evaluation.tone import FrameTone, tone_warning
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.validation import Validation
 
@@ -169,6 +170,8 @@ class RunLog:
     def validation(self, step: int, result: Validation) -> None:
         """Writes the figures of a validation and, to TensorBoard, sound and spectrograms."""
         self.write(step, result.figures)
+        if (line := tone_warning(result.measures.get(FrameTone.name))) and self.accelerator.is_main_process:
+            logger.warning("step %d: %s", step, line)
         if self.config.tracker != "tensorboard" or not self.accelerator.is_main_process:
             return
         writer: Any = self.accelerator.get_tracker("tensorboard").writer

@@ -46,7 +46,7 @@ from wavtokenizer_hf.training.report import write_training_report
 from wavtokenizer_hf.training.runlog import RunLog, RunningMeans
 from wavtokenizer_hf.training.sampler import EpochSampler
 from wavtokenizer_hf.training.steps import Generator
-from wavtokenizer_hf.training.validation import Example, Validation, validate
+from wavtokenizer_hf.training.validation import Example, Validation, pitch_is_missing, validate
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,10 @@ class Trainer:
             sampling_rate=self.codec_config.sampling_rate,
         )
         self.stopped_by: int | None = None
+        self._num_pitch_clips = config.data.max_pitch_clips
+        if self._num_pitch_clips and (reason := pitch_is_missing()):
+            self._num_pitch_clips = 0
+            self._say(f"validation leaves out pitch and voicing: {reason}")
         self._examples: Sequence[Example] = ()
 
     # ------------------------------------------------------------------------------------------------------- setup
@@ -464,6 +468,7 @@ class Trainer:
             batch_size=config.batch_size,
             num_pictures=config.num_pictures,
             uses_cutoff=config.data.uses_cutoff,
+            num_pitch_clips=self._num_pitch_clips,
         )
         self.log.validation(self.progress.step, result)
         self._examples = result.examples
