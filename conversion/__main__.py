@@ -42,8 +42,8 @@ def convert_command(
         bool | None,
         typer.Option(
             "--causal/--no-causal",
-            help="Whether the encoder of a checkpoint of SimVQ is causal, which no tensor shows. The YAML file says it, "
-            "too; else it is taken to be, as in the published configuration.",
+            help="Whether the encoder of a checkpoint of SimVQ is causal, which no tensor shows. A YAML file says it, "
+            "too; else it is taken to be, as published.",
             show_default=False,
         ),
     ] = None,

@@ -1,9 +1,9 @@
 """Checkpoints of SimVQ (arXiv 2411.02038): codecs of WavTokenizer's geometry with another quantizer.
 
 SimVQ's codebook is a table that never changes, times one linear map that is learned; folded, it is a plain codebook
-with the same codes. A file holds what training left last and, of all that is learned, the moving averages that SimVQ itself
-evaluates. The norms of its backbone are plain layer norms, which adaptive ones with one row are, too. Whether its
-encoder is causal, no tensor shows.
+with the same codes. A file holds what training left last and, of all that is learned, the moving averages that SimVQ
+itself evaluates. The norms of its backbone are plain layer norms, which adaptive ones with one row are, too. Whether
+its encoder is causal, no tensor shows.
 
 Source: SimVQ's `taming/models/vq_audio.py` and `configs/libritts_24khz.yaml`.
 """
