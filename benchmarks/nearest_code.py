@@ -110,11 +110,10 @@ def measure(codebook: WavTokenizerCodebook, vectors: torch.Tensor, num_rounds: i
             memory_mb[name] = max(memory_mb.get(name, 0.0), (resident("VmHWM") - before) / 1e6)
     held = sum(value.numel() * value.element_size() for value in vars(index).values() if torch.is_tensor(value))
     return {
-        "num_axes": index._axes.shape[1],
+        "num_axes": index._axes.shape[1] if index._is_useful else None,
         "build_s": significant(build_s),
         "index_mb": significant(held / 1e6),
         "equal": bool(torch.equal(codes[AXES], codes[BASELINE])),
-        "is_given_up": index.nearest(vectors, codebook.embed) is None,
         "ways": {
             name: {
                 "cpu_s_per_s": summary(seconds),

@@ -52,11 +52,12 @@ _NUMBERS_AT_ONCE = 2**26
 _SCORE_NOISE = 2**-17
 
 # From so many entries on, the search on a CPU looks along principal axes first: so many at most, or as few as leave
-# this share of the variance; for so many entries at a time. If more than this share of all entries has to be compared
-# in full, comparing all is faster.
+# this share of the variance; for so many entries at a time. Comparing all is faster where the axes leave much of the
+# variance, or more than a small share of all entries has to be compared in full.
 _INDEXED_FROM = 2**14
 _MAX_AXES = 64
 _VARIANCE_LEFT = 0.01
+_VARIANCE_LEFT_AT_MOST = 0.25
 _BOUNDS_IN_GROUP = 64
 _COMPARED_AT_MOST = 1 / 256
 _ENTRIES_AT_ONCE = 2**10
@@ -747,8 +748,8 @@ class _CodebookIndex:
         size, width = embed.shape
         squares = [some.square().sum(dim=-1).max() for some in embed.split(_ENTRIES_AT_ONCE)]
         self._longest = torch.stack(squares).max().sqrt()
-        self._is_safe = bool(_SAFE_NORMS[0] < self._longest < _SAFE_NORMS[1])
-        if not self._is_safe:
+        self._is_useful = bool(_SAFE_NORMS[0] < self._longest < _SAFE_NORMS[1])
+        if not self._is_useful:
             return
         sample = embed[:: max(1, size // 2048)].double()
         self._centre = sample.mean(dim=0)
@@ -756,6 +757,9 @@ class _CodebookIndex:
         variances, axes = torch.linalg.eigh(sample.T @ sample)  # from the least to the greatest
         few = int((variances.cumsum(dim=0) > _VARIANCE_LEFT * variances.sum()).sum())
         num_axes = min(-(-few // 16) * 16, _MAX_AXES, width)
+        self._is_useful = bool(variances[: width - num_axes].sum() <= _VARIANCE_LEFT_AT_MOST * variances.sum())
+        if not self._is_useful:
+            return
         self._axes = axes[:, width - num_axes :].contiguous()
         # What fills up the last group scores below every entry.
         num_rows = -(-size // _BOUNDS_IN_GROUP) * _BOUNDS_IN_GROUP
@@ -780,7 +784,7 @@ class _CodebookIndex:
         It is needed where numbers are not finite, or so large or small that their squares are none of float32.
         """
         norms = torch.linalg.vector_norm(vectors, dim=-1)
-        if not self._is_safe or not (norms < _SAFE_NORMS[1]).all():
+        if not self._is_useful or not (norms < _SAFE_NORMS[1]).all():
             return None
         noise = _SCORE_NOISE * self._longest * torch.maximum(norms, self._longest)
         parts = []
