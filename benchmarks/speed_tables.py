@@ -131,8 +131,8 @@ def nearest_code_table(result: dict[str, Any]) -> str:
     return table(
         ["entries", "codebook", *ways, "axes", "index", "entries take", "memory beyond (MB)", "equal codes"],
         rows,
-        f"Milliseconds of processor time for a second of audio (75 latents of width {settings['width']}), in brackets how"
-        f" many times as fast as the comparison with all entries; {settings['num_vectors']} latents at once. "
+        f"Milliseconds of processor time for a second of audio (75 latents of width {settings['width']}), in brackets"
+        f" how many times as fast as the comparison with all entries; {settings['num_vectors']} latents at once. "
         + conditions(result),
     )
 

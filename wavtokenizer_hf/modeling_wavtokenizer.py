@@ -746,6 +746,8 @@ class _CodebookIndex:
     def __init__(self, embed: torch.Tensor):
         self._embed, self._state = weakref.ref(embed), (embed.data_ptr(), embed._version)
         size, width = embed.shape
+        self._step = max(1, size // 256)
+        self._some = embed[:: self._step].clone()
         squares = [some.square().sum(dim=-1).max() for some in embed.split(_ENTRIES_AT_ONCE)]
         self._longest = torch.stack(squares).max().sqrt()
         self._is_useful = bool(_SAFE_NORMS[0] < self._longest < _SAFE_NORMS[1])
@@ -775,8 +777,12 @@ class _CodebookIndex:
         self._radius = (-2 * self._offsets[:size].min()).sqrt().double()
 
     def is_of(self, embed: torch.Tensor) -> bool:
-        """Whether it was made of these entries, which have not changed since."""
-        return self._embed() is embed and self._state == (embed.data_ptr(), embed._version)
+        """Whether it was made of these entries, which have not changed since.
+
+        torch counts changes, but not those through `.data` or a NumPy view; if these changed all entries, some tell.
+        """
+        is_same = self._embed() is embed and self._state == (embed.data_ptr(), embed._version)
+        return is_same and torch.equal(self._some, embed[:: self._step])
 
     def nearest(self, vectors: torch.Tensor, embed: torch.Tensor) -> torch.Tensor | None:
         """Nearest entries (N,) of vectors (N, D); `None` where comparing all entries is faster, or is needed.
@@ -784,7 +790,7 @@ class _CodebookIndex:
         It is needed where numbers are not finite, or so large or small that their squares are none of float32.
         """
         norms = torch.linalg.vector_norm(vectors, dim=-1)
-        if not self._is_useful or not (norms < _SAFE_NORMS[1]).all():
+        if not self._is_useful or not len(vectors) or not (norms < _SAFE_NORMS[1]).all():
             return None
         noise = _SCORE_NOISE * self._longest * torch.maximum(norms, self._longest)
         parts = []

@@ -96,9 +96,18 @@ def test_a_few_entries_are_compared_in_full_where_they_lie_along_few_axes(monkey
     assert sum(pairs) < 20 * len(vectors)
 
 
-def test_entries_that_lie_alike_in_all_directions_are_all_compared():
-    _, codes = both(noise(SIZE, 300), noise(300, 300, seed=1))
+@pytest.mark.parametrize(
+    ("entries", "vectors"),
+    [
+        (noise(SIZE, 300), noise(300, 300, seed=1)),  # alike in all directions
+        (anisotropic(1).repeat(SIZE, 1), anisotropic(300, seed=1)),  # all the same
+        (anisotropic(SIZE), anisotropic(0)),
+    ],
+)
+def test_all_entries_are_compared_where_axes_tell_too_little(entries, vectors):
+    expected, codes = both(entries, vectors)
     assert codes is None
+    assert len(expected) == len(vectors)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -124,11 +133,13 @@ def _indexed(monkeypatch):
     "change",
     [
         lambda codebook, entries: codebook.embed.copy_(entries),
+        lambda codebook, entries: torch.inference_mode()(codebook.embed.copy_)(entries),
+        lambda codebook, entries: codebook.embed.data.copy_(entries),
         lambda codebook, entries: codebook.embed.__setitem__(slice(None), entries),
         lambda codebook, entries: setattr(codebook, "embed", entries.clone()),
         lambda codebook, entries: codebook.load_state_dict(codebook.state_dict() | {"embed": entries}),
     ],
-    ids=["in place", "by index", "another tensor", "loaded"],
+    ids=["in place", "in inference mode", "through data", "by index", "another tensor", "loaded"],
 )
 def test_entries_that_change_are_found_at_once(change):
     codebook, vectors = codebook_of(anisotropic(SIZE)), anisotropic(50, seed=1)
