@@ -98,7 +98,8 @@ def measure(codebook: WavTokenizerCodebook, vectors: torch.Tensor, num_rounds: i
     build_s = time.process_time() - start
     modeling_wavtokenizer._indices[codebook] = index
     times: dict[str, list[float]] = {name: [] for name in functions}
-    memory_mb, codes = {}, {}
+    memory_mb: dict[str, float] = {}
+    codes: dict[str, torch.Tensor] = {}
     for number in range(num_rounds):
         names = list(functions)
         turn = number % len(names)

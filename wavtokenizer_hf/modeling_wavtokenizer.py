@@ -699,8 +699,9 @@ class WavTokenizerCodebook(_Float32Buffers):
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
         with _without_autocast(vectors):
             index = _index_of(self)
-            if index is not None and (codes := index.nearest(vectors.detach().flatten(0, 1), self.embed)) is not None:
-                return codes.unflatten(0, vectors.shape[:2])
+            found = None if index is None else index.nearest(vectors.detach().flatten(0, 1), self.embed)
+            if found is not None:
+                return found.unflatten(0, vectors.shape[:2])
             # |v - e|^2 = |v|^2 - 2 (v e - |e|^2 / 2), and the vector's own norm moves all its distances alike.
             squares = self.embed.square().sum(dim=-1)
             offsets = -0.5 * squares
