@@ -20,6 +20,7 @@ from benchmarks.speed_tables import (
     brief_speed_table,
     loading_table,
     long_audio_table,
+    nearest_code_table,
     speed_tables,
     throughput_tables,
 )
@@ -194,6 +195,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batch_exactness_cpu": batch_exactness_table,
     "batch_exactness_cuda": batch_exactness_table,
     "loading": loading_table,
+    "nearest_code": nearest_code_table,
     "dtype_agreement": dtype_agreement_table,
     "nano_75": evaluation_table,
     "nano_75_brief": brief_evaluation_table,

@@ -23,7 +23,7 @@ from conversion.errors import ConversionError, UsageError
 from conversion.parity import verify
 
 app = typer.Typer(
-    help="Checkpoints of the original WavTokenizer, as folders that transformers loads.",
+    help="Checkpoints of the original WavTokenizer and of SimVQ, as folders that transformers loads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +38,15 @@ def convert_command(
     yaml: Annotated[
         Path | None, typer.Option(help="The original's YAML file, to check against what the tensors say.")
     ] = None,
+    causal: Annotated[
+        bool | None,
+        typer.Option(
+            "--causal/--no-causal",
+            help="Whether the encoder of a checkpoint of SimVQ is causal, which no tensor shows. A YAML file says it, "
+            "too; else it is taken to be, as published.",
+            show_default=False,
+        ),
+    ] = None,
     keep_discriminators: Annotated[
         bool,
         typer.Option("--keep-discriminators", help="Also write discriminators.safetensors, for further training."),
@@ -50,6 +59,7 @@ def convert_command(
             source,
             out,
             yaml=yaml,
+            causal=causal,
             keep_discriminators=keep_discriminators,
             overwrite=overwrite,
             progress=bars.update,
@@ -70,6 +80,8 @@ def convert_command(
     console.print(table)
     if done.yaml_settings:
         console.print(Text(f"The YAML agrees in {len(done.yaml_settings)} settings."))
+    if done.remark:
+        console.print(Text(done.remark), soft_wrap=True)
     console.print(
         Text(f"{done.out}: {done.config.frame_rate:g} codes a second, {done.num_bytes / 1e6:.1f} MB of weights"),
         soft_wrap=True,

@@ -17,6 +17,7 @@ DETAILS = (
     "origin_revision",  # the commit, where it is not the newest
     "origin_sha256",  # of that file; its first digits will do
     "has_discriminators",  # whether the folder keeps the discriminators
+    "is_simvq",  # whether it is one of SimVQ's codecs
     "not_for",  # what its training makes it unfit for
     "remark",
 )
