@@ -2,10 +2,12 @@
 
 import base64
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,8 @@ from wavtokenizer_hf.corpus.worker import EncodedClip, ShardResult
 DATA = Path("data")
 _RECORD_KEY = b"wavtokenizer"
 _ROWS_IN_GROUP = 1000
+_NO_CHECKSUM = "0" * 64
+TORN = "its footer is not that of a whole shard"
 HOW_TO_GO_ON = "What is there is whole: once the reason is gone, the same command goes on"
 
 
@@ -33,6 +37,7 @@ class ShardRecord:
         num_clips: Those that have codes.
         counts: How often each code occurs, int64 (K,).
         errors: Id, source, kind and reason of each clip that has none.
+        sha256: Of the file, with zeros where it says this; empty in older shards.
     """
 
     index: int
@@ -41,6 +46,18 @@ class ShardRecord:
     num_codes: int
     counts: np.ndarray
     errors: list[tuple[str, str, str, str]]
+    sha256: str = ""
+
+
+class DamagedShardError(ValueError):
+    """A shard that does not hold what it says."""
+
+    def __init__(self, plan: Plan, index: int, reason: str):
+        super().__init__(
+            f"shard {index} of {plan.folder} ({shard_path(plan, index).name}) is damaged: {reason}. The command that "
+            "made it makes it again"
+        )
+        self.reason = reason
 
 
 def shard_path(plan: Plan, index: int) -> Path:
@@ -80,12 +97,17 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
             if isinstance(outcome, Failure)
         ],
     )
-    table = _table(plan, encoded, codes).replace_schema_metadata({_RECORD_KEY: _as_json(plan, record)})
     path = shard_path(plan, record.index)
     try:
+        content = io.BytesIO()
+        write_table(_table(plan, encoded, codes), content, {_RECORD_KEY: _as_json(plan, record)})
+        whole = content.getbuffer()
+        sha256 = hashlib.sha256(whole).hexdigest()
+        start = _place_of_checksum(whole, _NO_CHECKSUM)
+        whole[start : start + len(sha256)] = sha256.encode()
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as unfinished, open(unfinished, "wb") as file:
-            write_table(table, file)
+            file.write(whole)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -94,32 +116,79 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
             f"shard {record.index} of {plan.num_shards} could not be written to {plan.folder} "
             f"({error.strerror or error}). {HOW_TO_GO_ON}",
         ) from error
-    return record
+    return dataclasses.replace(record, sha256=sha256)
 
 
-def write_table(table: pa.Table, file: BinaryIO) -> None:
-    """Writes a table for `datasets`, which opens none with an empty row group in it."""
-    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+def write_table(table: pa.Table, file: BinaryIO, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Writes a table for `datasets`, which opens none with an empty row group in it; each page has its checksum."""
+    with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
         if table.num_rows:
             writer.write_table(table, row_group_size=_ROWS_IN_GROUP)
+        writer.add_key_value_metadata(metadata or {})
 
 
 def read_record(plan: Plan, index: int) -> ShardRecord | None:
-    """What is recorded of a shard; `None` if it is not finished.
+    """What is recorded of a shard; `None` if it is not finished, or its footer says something else than its record.
 
     Raises:
         ValueError: If the file there belongs to another plan.
     """
     path = shard_path(plan, index)
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        content = json.loads(metadata[_RECORD_KEY])
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
+        footer = pq.read_metadata(path)
+        content = json.loads((footer.metadata or {})[_RECORD_KEY])
+        digest = content.pop("plan")
+        counts = np.frombuffer(zlib.decompress(base64.b64decode(content.pop("counts"))), "<i8")
+        record = ShardRecord(counts=counts, errors=[tuple(error) for error in content.pop("errors")], **content)
+        said, found = (record.index, record.num_clips, record.num_codes), (index, footer.num_rows, _num_codes(footer))
+    except OSError as error:
+        if error.errno is None or isinstance(error, (FileNotFoundError, IsADirectoryError)):
+            return None
+        raise
+    except (pa.ArrowException, KeyError, TypeError, AttributeError, ValueError, zlib.error):
         return None
-    if content.pop("plan") != plan.digest:
+    if digest != plan.digest:
         raise ValueError(f"{path} was made by another plan: move it away")
-    counts = np.frombuffer(zlib.decompress(base64.b64decode(content.pop("counts"))), "<i8")
-    return ShardRecord(counts=counts, errors=[tuple(error) for error in content.pop("errors")], **content)
+    return record if said == found else None
+
+
+def read_batches(plan: Plan, record: ShardRecord) -> Iterator[pa.RecordBatch]:
+    """The columns `codes` and `num_samples` of a shard, of some clips at a time.
+
+    Raises:
+        DamagedShardError: If the file or a page of it has another checksum, before any of it is given; or, at the end,
+            if what was read sums up to something else than the record.
+    """
+    num_clips, num_samples, counts = 0, 0, np.zeros(plan.codec.codebook_size, np.int64)
+    content = shard_path(plan, record.index).read_bytes()
+    try:
+        if record.sha256 and record.sha256 != _sha256(content, record.sha256):
+            raise ValueError("its checksum is that of another content")
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["codes", "num_samples"]):
+                num_clips += batch.num_rows
+                num_samples += int(batch["num_samples"].to_numpy().sum())
+                found = np.bincount(batch["codes"].flatten().to_numpy(), minlength=len(counts))
+                if len(found) > len(counts):
+                    raise ValueError(f"it holds the code {len(found) - 1:,}")
+                counts += found
+                yield batch
+        if (num_clips, num_samples) != (record.num_clips, record.num_samples):
+            raise ValueError(f"{num_clips:,} clips of {num_samples:,} samples are not what was recorded")
+        if not np.array_equal(counts, record.counts):
+            raise ValueError("its codes are not those that were recorded")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DamagedShardError(plan, record.index, " ".join(str(error).split())) from error
+
+
+def damage_of(plan: Plan, record: ShardRecord) -> str:
+    """Reads the whole of a shard, and says what is wrong with it; nothing if all is well."""
+    try:
+        for _ in read_batches(plan, record):
+            pass
+    except DamagedShardError as error:
+        return error.reason
+    return ""
 
 
 def read_records(plan: Plan) -> Iterator[ShardRecord | None]:
@@ -152,7 +221,34 @@ def _table(plan: Plan, encoded: list[tuple[PlannedClip, EncodedClip]], codes: np
     return pa.table(content, schema=types)
 
 
+def _num_codes(footer: pq.FileMetaData) -> int:
+    """Codes of all row groups; a list that held none would count as one, but a clip has a code at least."""
+    columns = [footer.schema.column(index).path.partition(".")[0] for index in range(footer.num_columns)]
+    place = columns.index("codes")
+    return sum(footer.row_group(group).column(place).num_values for group in range(footer.num_row_groups))
+
+
 def _as_json(plan: Plan, record: ShardRecord) -> bytes:
     counts = zlib.compress(record.counts.astype("<i8").tobytes(), level=9)
     content = {**vars(record), "plan": plan.digest, "counts": base64.b64encode(counts).decode("ascii")}
+    content["sha256"] = _NO_CHECKSUM
     return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _sha256(content: bytes, said: str) -> str:
+    """Of a file, with zeros in place of the checksum that it says."""
+    start = _place_of_checksum(content, said)
+    digest = hashlib.sha256(memoryview(content)[:start])
+    digest.update(_NO_CHECKSUM.encode())
+    digest.update(memoryview(content)[start + len(said) :])
+    return digest.hexdigest()
+
+
+def _place_of_checksum(content: bytes | memoryview, said: str) -> int:
+    """Where the record, in the footer, says it.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    footer_start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    return footer_start + bytes(content[footer_start:]).index(f'"sha256": "{said}'.encode()) + len('"sha256": "')
