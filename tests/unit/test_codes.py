@@ -250,10 +250,10 @@ def test_a_json_file_that_was_changed_within_its_bounds_is_refused(tmp_path, cha
 @pytest.mark.parametrize(
     ("name", "array", "is_refused"),
     [
-        ("evil", np.zeros(1 << 28, np.uint8), False),  # of no use, so it is not read
-        ("model", np.zeros(1 << 28, np.uint8), True),
-        ("audio_codes", np.zeros(1 << 28, np.uint8), True),
-        ("num_samples", np.zeros(1 << 28, np.uint8), True),
+        ("evil", np.zeros(1 << 26, np.uint8), False),  # of no use, so it is not read
+        ("model", np.zeros(1 << 26, np.uint8), True),
+        ("audio_codes", np.zeros(1 << 26, np.uint8), True),
+        ("num_samples", np.zeros(1 << 26, np.uint8), True),
     ],
 )
 def test_an_archive_of_a_few_bytes_cannot_take_much_memory(tmp_path, name, array, is_refused):

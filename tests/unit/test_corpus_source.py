@@ -74,14 +74,14 @@ def test_what_lies_beside_the_recordings_is_counted(tmp_path):
 
 def test_a_folder_that_may_not_be_listed_is_a_clip_that_says_so(tmp_path, monkeypatch):
     write_recordings(tmp_path, 2)
-    listdir = os.listdir
+    scandir = os.scandir
 
     def refuse(path):
         if os.path.basename(path) == "second":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     first, second = find_source(tmp_path).clips()
     assert (first.id, second.id) == ("first/00.wav", "second")
     assert second.problem == "it cannot be opened: Permission denied"

@@ -174,9 +174,9 @@ def _read_npz(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         wanted = [name for name in ("format", "format_version", *_COUNTS, *_TEXTS) if name in names]
         content = {name: _read_member(archive, name, ()).item() for name in wanted}
         if "audio_codes" in names:
-            lengths = [content.get(name) for name in ("num_samples", "hop_length")]
-            are_counts = all(isinstance(length, int) and length > 0 for length in lengths)
-            shape = (-(-lengths[0] // lengths[1]),) if are_counts else ()
+            num_samples, hop_length = content.get("num_samples"), content.get("hop_length")
+            are_counts = isinstance(num_samples, int) and isinstance(hop_length, int) and hop_length > 0
+            shape = (-(-num_samples // hop_length),) if are_counts else ()
             content["audio_codes"] = _read_member(archive, "audio_codes", shape)
     return content
 

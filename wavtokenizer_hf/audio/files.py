@@ -107,7 +107,8 @@ def walk(root: Path, suffixes: Sequence[str], passed_over: collections.Counter[s
         folder, around = waiting.pop()
         try:
             seen = os.stat(folder)
-            names = sorted(os.listdir(folder))
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError:
             yield FoundFile(folder, folder.relative_to(root))
             continue
@@ -115,10 +116,11 @@ def walk(root: Path, suffixes: Sequence[str], passed_over: collections.Counter[s
             continue
         around = (*around, (seen.st_dev, seen.st_ino))
         folders = []
-        for path in (folder / name for name in names):
-            if path.name.startswith("."):
+        for name, is_folder in found:
+            path = folder / name
+            if name.startswith("."):
                 passed_over["hidden"] += 1
-            elif os.path.isdir(path):
+            elif is_folder:
                 folders.append((path, around))
             elif _is_wanted(path, suffixes, passed_over):
                 yield FoundFile(path, path.relative_to(root))
@@ -218,6 +220,14 @@ def _quantized(frames: np.ndarray, subtype: str) -> np.ndarray:
     full_scale = 1 << (bits - 1)
     steps = np.rint(frames.astype(np.float64) * full_scale).clip(-full_scale, full_scale - 1)
     return steps.astype(np.int32) << (32 - bits)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Or a link to one; without asking the disk about anything but links."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _match(pattern: str, suffixes: Sequence[str], passed_over: collections.Counter[str]) -> Iterator[FoundFile]:

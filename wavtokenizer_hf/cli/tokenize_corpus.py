@@ -50,7 +50,8 @@ def tokenize_corpus(
         float | None,
         typer.Option(
             min=0.001,
-            help="About what encoding a batch may take. A longer recording goes through in pieces.",
+            help="About what encoding a batch may take; on a CPU each thread has one. A longer recording goes through "
+            "in pieces.",
             show_default="0.5 on a CPU, else 4",
         ),
     ] = None,

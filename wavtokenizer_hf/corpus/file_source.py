@@ -66,7 +66,7 @@ def _planned(entry: Entry) -> PlannedClip:
         seen = os.stat(path)
         size, mtime_ns = seen.st_size, seen.st_mtime_ns
         if stat.S_ISDIR(seen.st_mode):
-            os.listdir(path)  # a folder is listed itself where this is not allowed
+            os.scandir(path).close()  # a folder is listed itself where this is not allowed
     except ValueError:
         path, problem = Path(), "no file can have such a name"
     except PermissionError as error:

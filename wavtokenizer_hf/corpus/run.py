@@ -39,9 +39,15 @@ class Job:
     feature_extractor: WavTokenizerFeatureExtractor
     means: Means
 
-    def worker(self, on_clips: OnClips | None = None) -> Worker:
+    def worker(self, on_clips: OnClips | None = None, forks: bool = False) -> Worker:
         return Worker(
-            self.model, self.feature_extractor, self.source, self.plan.settings, self.means, on_clips=on_clips
+            self.model,
+            self.feature_extractor,
+            self.source,
+            self.plan.settings,
+            self.means,
+            on_clips=on_clips,
+            forks=forks,
         )
 
 
@@ -52,7 +58,7 @@ Runner = Callable[[Job, Sequence[int], RunLog, Progress], None]
 
 def run_here(job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -> None:
     """Makes shards one after the other in this process."""
-    with contextlib.closing(job.worker(progress.add)) as worker:
+    with contextlib.closing(job.worker(progress.add, forks=True)) as worker:
         for result in worker.encode(job.plan.shard(index) for index in shards):
             log.shard(write_shard(job.plan, result), job.plan.codec, wall_s=result.wall_s)
 

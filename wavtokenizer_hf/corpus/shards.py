@@ -24,7 +24,9 @@ from wavtokenizer_hf.corpus.worker import EncodedClip, ShardResult
 DATA = Path("data")
 _RECORD_KEY = b"wavtokenizer"
 _ROWS_IN_GROUP = 1000
+_CHECKSUMS = ("sha256", "footer_sha256")
 _NO_CHECKSUM = "0" * 64
+_TAIL = 8  # length of the footer, and `PAR1`
 TORN = "its footer is not that of a whole shard"
 HOW_TO_GO_ON = "What is there is whole: once the reason is gone, the same command goes on"
 
@@ -37,7 +39,8 @@ class ShardRecord:
         num_clips: Those that have codes.
         counts: How often each code occurs, int64 (K,).
         errors: Id, source, kind and reason of each clip that has none.
-        sha256: Of the file, with zeros where it says this; empty in older shards.
+        sha256: Of the pages, which are all before the footer; empty in older shards.
+        footer_sha256: Of the footer, with zeros in place of this.
     """
 
     index: int
@@ -47,6 +50,7 @@ class ShardRecord:
     counts: np.ndarray
     errors: list[tuple[str, str, str, str]]
     sha256: str = ""
+    footer_sha256: str = ""
 
 
 class DamagedShardError(ValueError):
@@ -101,13 +105,10 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
     try:
         content = io.BytesIO()
         write_table(_table(plan, encoded, codes), content, {_RECORD_KEY: _as_json(plan, record)})
-        whole = content.getbuffer()
-        sha256 = hashlib.sha256(whole).hexdigest()
-        start = _place_of_checksum(whole, _NO_CHECKSUM)
-        whole[start : start + len(sha256)] = sha256.encode()
+        record = _sealed(record, content.getbuffer())
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as unfinished, open(unfinished, "wb") as file:
-            file.write(whole)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -116,7 +117,7 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
             f"shard {record.index} of {plan.num_shards} could not be written to {plan.folder} "
             f"({error.strerror or error}). {HOW_TO_GO_ON}",
         ) from error
-    return dataclasses.replace(record, sha256=sha256)
+    return record
 
 
 def write_table(table: pa.Table, file: BinaryIO, metadata: Mapping[bytes, bytes] | None = None) -> None:
@@ -135,17 +136,22 @@ def read_record(plan: Plan, index: int) -> ShardRecord | None:
     """
     path = shard_path(plan, index)
     try:
-        footer = pq.read_metadata(path)
+        footer = _read_footer(path)
         content = json.loads((footer.metadata or {})[_RECORD_KEY])
         digest = content.pop("plan")
         counts = np.frombuffer(zlib.decompress(base64.b64decode(content.pop("counts"))), "<i8")
         record = ShardRecord(counts=counts, errors=[tuple(error) for error in content.pop("errors")], **content)
         said, found = (record.index, record.num_clips, record.num_codes), (index, footer.num_rows, _num_codes(footer))
-    except OSError as error:
-        if error.errno is None or isinstance(error, (FileNotFoundError, IsADirectoryError)):
-            return None
-        raise
-    except (pa.ArrowException, KeyError, TypeError, AttributeError, ValueError, zlib.error):
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        pa.ArrowException,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        zlib.error,
+    ):
         return None
     if digest != plan.digest:
         raise ValueError(f"{path} was made by another plan: move it away")
@@ -162,7 +168,8 @@ def read_batches(plan: Plan, record: ShardRecord) -> Iterator[pa.RecordBatch]:
     num_clips, num_samples, counts = 0, 0, np.zeros(plan.codec.codebook_size, np.int64)
     content = shard_path(plan, record.index).read_bytes()
     try:
-        if record.sha256 and record.sha256 != _sha256(content, record.sha256):
+        pages = memoryview(content)[: _footer_start(content)]
+        if record.sha256 and record.sha256 != hashlib.sha256(pages).hexdigest():
             raise ValueError("its checksum is that of another content")
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["codes", "num_samples"]):
@@ -231,24 +238,51 @@ def _num_codes(footer: pq.FileMetaData) -> int:
 def _as_json(plan: Plan, record: ShardRecord) -> bytes:
     counts = zlib.compress(record.counts.astype("<i8").tobytes(), level=9)
     content = {**vars(record), "plan": plan.digest, "counts": base64.b64encode(counts).decode("ascii")}
-    content["sha256"] = _NO_CHECKSUM
+    content |= dict.fromkeys(_CHECKSUMS, _NO_CHECKSUM)
     return json.dumps(content, ensure_ascii=False).encode()
 
 
-def _sha256(content: bytes, said: str) -> str:
-    """Of a file, with zeros in place of the checksum that it says."""
-    start = _place_of_checksum(content, said)
-    digest = hashlib.sha256(memoryview(content)[:start])
-    digest.update(_NO_CHECKSUM.encode())
-    digest.update(memoryview(content)[start + len(said) :])
-    return digest.hexdigest()
+def _sealed(record: ShardRecord, content: memoryview) -> ShardRecord:
+    """Puts the checksums into a file that has zeros for them."""
+    start = _footer_start(content)
+    footer = content[start:]
+    checksums = {}
+    for name, part in zip(_CHECKSUMS, (content[:start], footer), strict=True):
+        checksums[name] = hashlib.sha256(part).hexdigest()
+        place = _place_of(name, bytes(footer))
+        footer[place : place + len(_NO_CHECKSUM)] = checksums[name].encode()
+    return dataclasses.replace(record, **checksums)
 
 
-def _place_of_checksum(content: bytes | memoryview, said: str) -> int:
-    """Where the record, in the footer, says it.
+def _read_footer(path: Path) -> pq.FileMetaData:
+    """A footer that is what it was: of a damaged one Arrow may end the whole process.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it has another checksum, or there is none.
     """
-    footer_start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    return footer_start + bytes(content[footer_start:]).index(f'"sha256": "{said}'.encode()) + len('"sha256": "')
+    with open(path, "rb") as file:
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, num_bytes - _TAIL))
+        tail = file.read()
+        start = num_bytes + _footer_start(tail) - len(tail)
+        if start < 0 or not tail.endswith(b"PAR1"):
+            raise ValueError("it has no footer")
+        file.seek(start)
+        footer = bytearray(file.read())
+    if b"footer_sha256" in footer:
+        place = _place_of("footer_sha256", footer)
+        said = footer[place : place + len(_NO_CHECKSUM)]
+        footer[place : place + len(_NO_CHECKSUM)] = _NO_CHECKSUM.encode()
+        if hashlib.sha256(footer).hexdigest().encode() != said:
+            raise ValueError("its footer has another checksum")
+        footer[place : place + len(_NO_CHECKSUM)] = said
+    return pq.read_metadata(pa.BufferReader(bytes(footer)))
+
+
+def _footer_start(content: bytes | memoryview) -> int:
+    return len(content) - _TAIL - int.from_bytes(content[-_TAIL:-4], "little")
+
+
+def _place_of(checksum: str, footer: bytes | bytearray) -> int:
+    before = f'"{checksum}": "'.encode()
+    return footer.index(before) + len(before)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +73,8 @@ class Worker:
         model: The whole one or the encoder, in eval mode, on its device. It stays as it is: what encodes is a fused
             copy of its encoder, whose codes are the same.
         on_clips: Is told of each batch: clips, samples at the codec's rate, and failures.
+        forks: Whether the first processes that read are copies of this one, as torch's own data loader has them on
+            Linux, instead of importing everything anew, which takes seconds. Not for a process of many threads.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Worker:
         means: Means,
         *,
         on_clips: OnClips | None = None,
+        forks: bool = False,
     ):
         self._model = fused_encoder(model)
         # On a CPU every batch has one thread, and there are as many batches as threads: the threads of one operation
@@ -103,7 +107,7 @@ class Worker:
         )
         self._means = means
         self._prefetchers: list[Prefetcher] = []
-        self._prefetcher = self._new_prefetcher()
+        self._prefetcher = self._new_prefetcher("fork" if forks and sys.platform == "linux" else None)
 
     def encode(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Encodes shards one after the other; reading runs ahead into the next one."""
@@ -122,12 +126,13 @@ class Worker:
             prefetcher.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _new_prefetcher(self) -> Prefetcher:
+    def _new_prefetcher(self, first_start_method: str | None = None) -> Prefetcher:
         prefetcher = Prefetcher(
             self._reader,
             num_workers=self._means.num_workers,
             timeout_s=self._means.timeout_s,
             ahead_samples=2 * BATCHES_IN_WINDOW * self._batch_samples,
+            first_start_method=first_start_method,
         )
         self._prefetchers.append(prefetcher)
         return prefetcher
