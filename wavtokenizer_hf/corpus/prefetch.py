@@ -211,6 +211,7 @@ _blocks: list[Iterator[np.ndarray | Failure]] = []
 def _begin(reader: ClipReader) -> None:
     """What a reading process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key press reaches every process, and the one that waits decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _readers[:] = [reader]

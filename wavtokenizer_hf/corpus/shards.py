@@ -27,6 +27,8 @@ _ROWS_IN_GROUP = 1000
 _CHECKSUMS = ("sha256", "footer_sha256")
 _NO_CHECKSUM = "0" * 64
 _TAIL = 8  # length of the footer, and `PAR1`
+# What a footer or record raises that is not what was written.
+_DAMAGE = (pa.ArrowException, zlib.error, AttributeError, KeyError, TypeError, ValueError)
 TORN = "its footer is not that of a whole shard"
 HOW_TO_GO_ON = "What is there is whole: once the reason is gone, the same command goes on"
 
@@ -142,16 +144,7 @@ def read_record(plan: Plan, index: int) -> ShardRecord | None:
         counts = np.frombuffer(zlib.decompress(base64.b64decode(content.pop("counts"))), "<i8")
         record = ShardRecord(counts=counts, errors=[tuple(error) for error in content.pop("errors")], **content)
         said, found = (record.index, record.num_clips, record.num_codes), (index, footer.num_rows, _num_codes(footer))
-    except (
-        FileNotFoundError,
-        IsADirectoryError,
-        pa.ArrowException,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        zlib.error,
-    ):
+    except (FileNotFoundError, IsADirectoryError, *_DAMAGE):
         return None
     if digest != plan.digest:
         raise ValueError(f"{path} was made by another plan: move it away")
