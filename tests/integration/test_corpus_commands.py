@@ -48,7 +48,7 @@ def test_a_corpus_is_made_looked_at_and_exported(run, tmp_path):
     status, out, _ = run("status out --json")
     assert (status, json.loads(out)["num_codes"], json.loads(out)["errors"]) == (0, num_codes, {"unreadable": 1})
 
-    assert (told["passed"], "damaged" in told) == ("over  1 .txt", False)
+    assert (told["passed"], "damaged" in told) == ("over   1 .txt", False)
     status, out, _ = run("status out --verify")
     assert (status, "damaged       0 shards" in out) == (0, True)
     shard = next((tmp_path / "out" / "data").iterdir())

@@ -74,11 +74,12 @@ def test_json_is_plain(tmp_path):
         "model": "org/model",
         "source": "süß 音.wav",
         "audio_codes": codes.audio_codes.tolist(),
-        # of the values from the rate to the codes, as a list without their names
         "checksum": "sha256:"
         + hashlib.sha256(
-            json.dumps(
-                [24000, 4187, 600, 4096, "ab" * 32, "org/model", "süß 音.wav", codes.audio_codes.tolist()]
+            (
+                f'{{"audio_codes": {codes.audio_codes.tolist()}, "codebook_size": 4096, "fingerprint": "{"ab" * 32}", '
+                '"hop_length": 600, "model": "org/model", "num_samples": 4187, "sampling_rate": 24000, '
+                '"source": "s\\u00fc\\u00df \\u97f3.wav"}'
             ).encode()
         ).hexdigest(),
     }

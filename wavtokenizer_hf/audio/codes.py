@@ -21,8 +21,6 @@ CODE_SUFFIXES = (".npz", ".json")
 
 _COUNTS = ("sampling_rate", "num_samples", "hop_length", "codebook_size")
 _TEXTS = ("fingerprint", "model", "source")
-# What the checksum of a JSON file covers; it must stay as it is, or older files would be called damaged.
-_CHECKED = ("sampling_rate", "num_samples", "hop_length", "codebook_size", *_TEXTS, "audio_codes")
 # More than any of the values beside the codes takes, in bytes.
 _MOST_BYTES_OF_A_VALUE = 1 << 20
 # What zipfile, NumPy and json raise on a file that is cut short, altered or of another kind.
@@ -175,8 +173,9 @@ def _read_npz(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         content = {name: _read_member(archive, name, ()).item() for name in wanted}
         if "audio_codes" in names:
             num_samples, hop_length = content.get("num_samples"), content.get("hop_length")
-            are_counts = isinstance(num_samples, int) and isinstance(hop_length, int) and hop_length > 0
-            shape = (-(-num_samples // hop_length),) if are_counts else ()
+            shape: tuple[int, ...] = ()
+            if isinstance(num_samples, int) and isinstance(hop_length, int) and hop_length > 0:
+                shape = (-(-num_samples // hop_length),)
             content["audio_codes"] = _read_member(archive, "audio_codes", shape)
     return content
 
@@ -207,5 +206,7 @@ def _read_json(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps([content[name] for name in _CHECKED])
+    """Of the values by their names, in alphabetical order; of texts only what is not empty, so that more may come."""
+    checked = {name: content.get(name, "") for name in (*_COUNTS, *_TEXTS, "audio_codes")}
+    text = json.dumps({name: value for name, value in checked.items() if value != ""}, sort_keys=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -182,9 +182,8 @@ class Worker:
         return self._encode_batch(clips[:half]) + self._encode_batch(clips[half:])
 
     def _encode_long(self, clip: PlannedClip, found: LongClip) -> list[EncodedClip | Failure]:
-        if not hasattr(
-            self._long_readers, "prefetcher"
-        ):  # one for each thread, because it reads one long clip at a time
+        # One for each thread, because it reads one long clip at a time.
+        if not hasattr(self._long_readers, "prefetcher"):
             self._long_readers.prefetcher = self._new_prefetcher()
         blocks = self._long_readers.prefetcher.read_blocks(clip, BLOCK_S)
         until_closed = itertools.takewhile(lambda _: not self._is_closed, blocks)
