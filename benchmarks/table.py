@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.chunked_tables import brief_chunked_decoding_tables, chunked_decoding_tables
+from benchmarks.corpus_defaults import defaults_table
 from benchmarks.corpus_tables import corpus_table, plan_table, reading_table
 from benchmarks.markdown import conditions, percent, table, threads
 from benchmarks.record import REPOSITORY, read_result, write_text
@@ -182,6 +183,7 @@ def audio_lm_table(result: dict[str, Any]) -> str:
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "audio_lm": audio_lm_table,
     "corpus": corpus_table,
+    "corpus_defaults": defaults_table,
     "corpus_plan": plan_table,
     "corpus_reading": reading_table,
     "speed": speed_tables,

@@ -54,7 +54,7 @@ SURFACE = {
         "--actors",
         *SHARED - {"--overwrite"},
     },
-    "status": {"OUT", "--json", "--debug"},
+    "status": {"OUT", "--verify", "--json", "--debug"},
     "export-tokens": {"OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"},
     "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
 }

@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_every_format_and_rate_is_read_as_the_feature_extractor_reads_it_alone(t
         np.testing.assert_array_equal(outcome.samples, alone)
 
 
-@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 0.02), (0.01, 0.05), (0.03, None), (0.05, 99.0)])
+@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 0.02), (0.01, 0.05), (0.03, None), (0.05, 0.15)])
 def test_a_part_is_what_the_recording_holds_between_its_bounds(tmp_path, start_s, end_s):
     samples = noise(16000 // 10)[:, 0]
     write_wav(tmp_path / "a.wav", samples, rate=16000)
@@ -128,6 +129,12 @@ def test_a_part_that_begins_after_the_end_is_empty(tmp_path):
     assert (failure.kind, failure.reason) == ("empty", "the recording ends at 0.1 s and has no sample")
 
 
+def test_a_part_that_ends_past_the_end_is_a_failure_that_says_both(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(2400))
+    failure = read(tmp_path, "a.wav", {"start_s": 0.05, "end_s": 0.3})
+    assert failure == Failure("past the end", "the part ends at 0.3 s, and the recording at 0.1 s")
+
+
 def test_a_header_that_promises_what_is_not_there_takes_no_memory(tmp_path):
     header = (
         b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8, 16, 2, 16) + b"data\xf0\xff\xff\xff"
@@ -149,6 +156,21 @@ def test_a_file_that_was_changed_since_it_was_planned_is_a_failure(tmp_path):
     clip = planned(tmp_path, "a.wav")
     os.utime(tmp_path / "a.wav", ns=(0, 0))
     assert ClipReader(find_source(tmp_path), FEATURE_EXTRACTOR).read(clip).kind == "changed"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.tar"])
+def test_a_file_with_its_old_time_and_another_size_was_changed_too(tmp_path, name):
+    write_wav(tmp_path / "a.wav", noise(100))
+    if name == "a.tar":
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "a.wav", "a.wav")
+    source = find_source(tmp_path / name)
+    (clip,) = source.clips()
+    assert isinstance(ClipReader(source, FEATURE_EXTRACTOR).read(clip), ReadClip)
+    seen = os.stat(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + bytes(10))
+    os.utime(tmp_path / name, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert ClipReader(source, FEATURE_EXTRACTOR).read(clip).kind == "changed"
 
 
 def test_a_folder_that_is_gone_ends_the_run_instead_of_failing_every_clip(tmp_path):
@@ -184,6 +206,8 @@ class Raising:
     [
         (TypeError("odd"), "unreadable", "TypeError: odd"),
         (OSError("disk\n error"), "unreadable", "disk error"),
+        (ValueError("no <_io.BytesIO object at 0x7f1bc0>"), "unreadable", "no a"),
+        (ValueError("a \ud800"), "unreadable", "a \\ud800"),
         (MemoryError(), "out of memory", "there was not enough memory to read it"),
     ],
 )

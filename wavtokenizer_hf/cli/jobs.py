@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,11 @@ def warn_about(paths: Sequence[Path], what: str) -> None:
     """Prints one warning about any number of files."""
     if paths:
         typer.echo(f"warning: {_first_of(paths)} {what}", err=True)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Such as `3 .txt, 1 hidden`."""
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
 def _first_of(paths: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ import typer
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
     from wavtokenizer_hf.corpus.statistics import Statistics
@@ -49,7 +50,8 @@ def tokenize_corpus(
         float | None,
         typer.Option(
             min=0.001,
-            help="About what encoding a batch may take. A longer recording goes through in pieces.",
+            help="About what encoding a batch may take; on a CPU each thread has one. A longer recording goes through "
+            "in pieces.",
             show_default="0.5 on a CPU, else 4",
         ),
     ] = None,
@@ -104,6 +106,9 @@ def tokenize_corpus(
     Example: wavtokenizer tokenize-corpus recordings codes
     """
     with reporting(debug):
+        # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
+        # when it computes for the first time in a process.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         if actors and not is_on_ray:
             raise typer.BadParameter("--actors goes with --ray")
 
@@ -155,6 +160,8 @@ def _print(out: Path, statistics: "Statistics") -> None:
         f"{out}: {statistics.num_clips:,} clips, {statistics.hours:,.2f} hours, {statistics.num_codes:,} codes in "
         f"{statistics.num_shards:,} shards"
     )
+    if statistics.plan.passed_over:
+        typer.echo(f"passed over beside the recordings: {describe_counts(statistics.plan.passed_over)}", err=True)
     for kind, number in sorted(statistics.num_errors.items()):
         typer.echo(f"left out: {number:,} {kind}", err=True)
     if not statistics.is_complete:

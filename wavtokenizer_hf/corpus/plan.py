@@ -24,7 +24,9 @@ from wavtokenizer_hf.corpus.source import Source
 FORMAT = "wavtokenizer-corpus"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOG = Path("log")
 CLIPS = Path("plan", "clips.parquet")
+_BEFORE_THE_PLAN = (CLIPS.parent.name, LOG.name)
 # What the table of codes says of a clip; a kept column of such a name gets a prefix.
 OWN_COLUMNS = ("id", "codes", "num_samples", "duration", "source")
 _PREFIX = "input_"
@@ -34,6 +36,7 @@ _NAMES = {
     "source": "source",
     "offset": "place in its archive",
     "size": "size",
+    "archive_size": "size of its archive",
     "mtime_ns": "time of change",
     "row": "row",
     "start_s": "start",
@@ -49,11 +52,13 @@ _SCHEMA = pa.schema(
         pa.field("path", pa.binary(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64()),
+        pa.field("archive_size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64()),
         pa.field("problem", pa.string(), nullable=False),
+        pa.field("problem_kind", pa.string(), nullable=False),
         pa.field("columns", pa.map_(pa.string(), pa.string()), nullable=False),
     ]
 )
@@ -115,6 +120,7 @@ class Plan:
         digest: Tells it from every other plan.
         inputs: Digest of the recordings alone.
         columns: Those that are kept, by what the corpus calls them.
+        passed_over: What lay beside the recordings, counted by suffix.
     """
 
     folder: Path
@@ -126,6 +132,7 @@ class Plan:
     columns: dict[str, str]
     num_clips: int
     num_shards: int
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def shard(self, index: int) -> Shard:
         rows = self._table.read_row_group(index).to_pylist()
@@ -153,11 +160,9 @@ def make_plan(
 
     Raises:
         FileExistsError: If the folder holds another plan, or anything else.
-        FileNotFoundError, ValueError: If the source holds nothing, or two clips have one id.
+        FileNotFoundError, ValueError: If the source holds nothing, nothing but problems, or two clips of one id.
     """
-    before = load_plan(folder) if (folder / MANIFEST).is_file() else None
-    if before is None and folder.exists() and any(path.name != CLIPS.parent.name for path in folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else than a corpus: choose another folder, or empty it")
+    before = find_plan(folder)
     (folder / CLIPS).parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder / CLIPS) as unfinished:
         listing = _Listing(source.identity, on_listed)
@@ -165,8 +170,8 @@ def make_plan(
             for clips in _cut(listing.of(source.clips()), settings):
                 writer.write_table(_table(clips), row_group_size=len(clips))
                 listing.num_shards += 1
-        if not listing.num_clips:
-            raise ValueError(f"{source.name} holds no recording")
+        if listing.num_clips == listing.num_problems:
+            raise ValueError(f"{source.name} holds no recording{listing.first_problem}")
         inputs = listing.digest.hexdigest()
         plan = Plan(
             folder,
@@ -178,6 +183,7 @@ def make_plan(
             _output_names(listing.columns),
             listing.num_clips,
             listing.num_shards,
+            dict(sorted(source.passed_over.items())),
         )
         if before is not None and before.digest != plan.digest:
             change = _first_change(_listed(folder / CLIPS), _listed(unfinished))
@@ -188,6 +194,20 @@ def make_plan(
     if before is None:
         _write_manifest(plan)
     return plan
+
+
+def find_plan(folder: Path) -> Plan | None:
+    """The plan of a corpus, and `None` if there is none yet.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ValueError: As `load_plan`.
+    """
+    if (folder / MANIFEST).is_file():
+        return load_plan(folder)
+    if folder.exists() and any(path.name not in _BEFORE_THE_PLAN for path in folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else than a corpus: choose another folder, or empty it")
+    return None
 
 
 def load_plan(folder: Path) -> Plan:
@@ -211,6 +231,7 @@ def load_plan(folder: Path) -> Plan:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format version is {content['format_version']!r}, not {FORMAT_VERSION}")
+        content.setdefault("passed_over", {})
         values = {field.name: content[field.name] for field in dataclasses.fields(Plan) if field.name != "folder"}
         values |= {"codec": CodecInfo(**values["codec"]), "settings": Settings(**values["settings"])}
     except (ValueError, KeyError, TypeError) as error:
@@ -226,6 +247,8 @@ class _Listing:
         self.digest = hashlib.sha256(identity.encode())
         self.columns: dict[str, None] = {}
         self.num_clips = 0
+        self.num_problems = 0
+        self.first_problem = ""
         self.num_shards = 0
 
     def of(self, clips: Iterable[PlannedClip]) -> Iterator[PlannedClip]:
@@ -240,6 +263,9 @@ class _Listing:
             self.digest.update(json.dumps(clip.identity, ensure_ascii=False).encode() + b"\n")
             self.columns |= dict.fromkeys(clip.columns)
             self.num_clips += 1
+            self.num_problems += bool(clip.problem)
+            if clip.problem and not self.first_problem:
+                self.first_problem = f": {clip.source}: {clip.problem}"
             if self.num_clips % _TELL_EVERY == 0:
                 self._on_listed(self.num_clips)
             yield clip

@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from wavtokenizer_hf.corpus.clip import PlannedClip
+from wavtokenizer_hf.corpus.clip import PlannedClip, as_plain_text
 from wavtokenizer_hf.corpus.source import Source
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor, open_audio
 
@@ -21,6 +22,8 @@ _MISSING_S = 0.1
 # After each read, soundfile seeks to where the decoder already is. An MP3 decoder then goes on undisturbed only where
 # a frame begins, and these have 1152 samples or half of that.
 _MP3_FRAME = 1152
+# How Python shows an object without a name: otherwise in each run.
+_IN_MEMORY = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,10 @@ class ClipReader:
             rate = int(file.samplerate)
             start = round(clip.start_s * rate)
             end = file.frames if clip.end_s is None else min(file.frames, round(clip.end_s * rate))
+            if clip.end_s is not None and clip.end_s > file.frames / rate + _MISSING_S:
+                raise RefusalError(
+                    "past the end", f"the part ends at {clip.end_s:g} s, and the recording at {file.frames / rate:g} s"
+                )
             section = _Section(file, rate, start, end - start)
             if section.num_frames <= 0:
                 raise RefusalError("empty", f"the recording ends at {file.frames / rate:g} s and has no sample")
@@ -128,7 +135,7 @@ class ClipReader:
     @staticmethod
     def _seen_before_opening(clip: PlannedClip) -> Failure | None:
         if clip.problem:
-            return Failure("unreadable", clip.problem)
+            return Failure(clip.problem_kind, clip.problem)
         if not clip.path:
             return None
         try:
@@ -142,7 +149,8 @@ class ClipReader:
             return _unreadable(clip, str(error))
         if not stat.S_ISREG(seen.st_mode):
             return Failure("not a file", "it is a folder, a pipe or a device, and may never end")
-        if clip.mtime_ns is not None and seen.st_mtime_ns != clip.mtime_ns:
+        size = clip.size if clip.archive_size is None else clip.archive_size
+        if clip.mtime_ns is not None and (seen.st_mtime_ns, seen.st_size) != (clip.mtime_ns, size):
             return Failure("changed", "its file was changed after the run was planned")
         return Failure("empty", "its file holds nothing") if 0 in (seen.st_size, clip.size) else None
 
@@ -211,6 +219,6 @@ def failure_of(clip: PlannedClip, error: Exception) -> Failure:
 
 
 def _unreadable(clip: PlannedClip, reason: str) -> Failure:
-    """What a decoder says, on one line, and without where this machine keeps the file."""
-    reason = " ".join(reason.split())
+    """What a decoder says, on one line, without where this machine keeps the file and what a process calls it."""
+    reason = _IN_MEMORY.sub(clip.source, " ".join(as_plain_text(reason).split()))
     return Failure("unreadable", reason.replace(clip.path, clip.source) if clip.path else reason)
