@@ -1,13 +1,10 @@
 """The command line: `python -m conversion convert|verify|cards`. Exit status 0, 1 (failed) or 2 (wrong use)."""
 
-import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +18,7 @@ from conversion.checkpoints import RELEASED
 from conversion.convert import convert
 from conversion.errors import ConversionError, UsageError
 from conversion.parity import verify
+from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 
 app = typer.Typer(
     help="Checkpoints of the original WavTokenizer, as folders that transformers loads.",
@@ -149,14 +147,9 @@ class _Bars:
         self._progress.update(self._tasks[what], completed=done, total=total)
 
 
-def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal_number)
-
-
 def main() -> None:
-    # A terminated conversion cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, _stop)
-    app(prog_name="python -m conversion")
+    with unwinding_when_terminated():
+        app(prog_name="python -m conversion")
 
 
 if __name__ == "__main__":

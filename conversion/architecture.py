@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import yaml
 
-from conversion.errors import ConversionError, UsageError, listed, one_line
+from conversion.errors import ConversionError, UsageError, listed
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
+from wavtokenizer_hf.audio.shown import folded
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -174,7 +175,7 @@ def check_yaml(path: str | os.PathLike[str], config: WavTokenizerConfig) -> list
         compared.append(setting)
         if stated != value_of(config):
             mismatches.append(
-                f"{setting} is {one_line(str(stated))[:80]} in the YAML, {value_of(config)} in the tensors"
+                f"{setting} is {folded(str(stated))[:80]} in the YAML, {value_of(config)} in the tensors"
             )
     if not compared:
         raise ConversionError(

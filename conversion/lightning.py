@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from conversion.errors import ConversionError, one_line
+from conversion.errors import ConversionError
+from wavtokenizer_hf.audio.shown import folded
 
 # A released checkpoint's pickle, optimiser states included, is about 1 MB.
 _MAX_PICKLE_BYTES = 32 * 2**20
@@ -498,7 +499,7 @@ class OriginalCheckpoint:
         storage = value.storage
         place = self._records.get(storage.record_name)
         if place is None:
-            return Placeholder(f"the file has no record {one_line(storage.record_name)[:80]}")
+            return Placeholder(f"the file has no record {folded(storage.record_name)[:80]}")
         if storage.num_elements * storage.dtype.itemsize > place.num_bytes:
             return Placeholder(
                 f"its storage of {storage.num_elements} elements has {place.num_bytes} bytes in the file"
