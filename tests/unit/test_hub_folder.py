@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import pytest
 
@@ -60,25 +59,6 @@ def test_an_interrupt_leaves_what_was_there(tmp_path, error, existed):
         write_and_raise(out, error)
     assert os.listdir(tmp_path) == (["out"] if existed else [])
     assert not existed or (content(out) == OLD and set(os.listdir(out)) == set(OLD))
-
-
-@pytest.mark.parametrize("failing", range(1, 7))
-def test_a_failure_during_the_exchange_puts_the_old_model_back(tmp_path, monkeypatch, failing):
-    fill(tmp_path / "out", OLD)
-    rename, calls = Path.rename, []
-
-    def fails_once(self, target):
-        calls.append(self)
-        if len(calls) == failing:
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails_once)
-    with pytest.raises(OSError, match="No space left"), replacing_model(tmp_path / "out") as folder:
-        fill(folder, NEW)
-    assert content(tmp_path / "out") == OLD
-    assert set(os.listdir(tmp_path / "out")) == set(OLD)
-    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_through_a_link_the_folder_behind_it_is_written(tmp_path):
