@@ -80,6 +80,14 @@ def test_further_files_of_a_model_are_replaced_too(tmp_path):
     assert content(tmp_path / "out") == {**NEW, "notes.txt": "mine"}
 
 
+def test_a_target_that_a_killed_process_left_half_moved_is_put_right_before_it_is_judged(tmp_path):
+    fill(tmp_path / "out", {"config.json": "old"})
+    (tmp_path / "out" / ".ready").mkdir()
+    fill(tmp_path / "out" / ".ready", NEW)
+    check_target(tmp_path / "out", overwrite=True)
+    assert content(tmp_path / "out") == NEW
+
+
 def test_only_a_new_or_empty_folder_is_taken_without_asking(tmp_path):
     check_target(tmp_path / "new", overwrite=False)
     check_target(tmp_path, overwrite=False)
