@@ -133,9 +133,15 @@ def build_config(settings: Mapping[str, Any]) -> WavTokenizerConfig:
         raise ConversionError(f"no such WavTokenizer: {error.__cause__ or error}") from None
 
 
+_MAX_DIGITS = 9
+
+
 def _indices(shapes: Shapes, pattern: str) -> list[int]:
     expression = re.compile(pattern)
-    return sorted({int(match[1]) for name in shapes if (match := expression.fullmatch(name))})
+    found = {match[1] for name in shapes if (match := expression.fullmatch(name))}
+    if any(len(index) > _MAX_DIGITS for index in found):
+        raise ConversionError(f"no such WavTokenizer: it has layers of numbers with more than {_MAX_DIGITS} digits")
+    return sorted({int(index) for index in found})
 
 
 def expected_shapes(config: WavTokenizerConfig) -> dict[str, tuple[int, ...]]:

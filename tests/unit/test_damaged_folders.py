@@ -133,7 +133,7 @@ def test_a_damaged_folder_is_one_error_with_the_reason(whole, tmp_path, damage, 
 def test_training_starts_from_no_damaged_codec(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "torn")
     (folder / "model.safetensors").write_bytes(b"\xff" * 300)
-    with pytest.raises(ValueError, match="torn does not load.*header"):
+    with pytest.raises(ValueError, match=r"torn does not load.*header"):
         load_for_training(str(folder))
 
 
