@@ -19,6 +19,7 @@ from conversion.convert import convert
 from conversion.errors import ConversionError, UsageError
 from conversion.parity import verify
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
+from wavtokenizer_hf.audio.shown import folded
 
 app = typer.Typer(
     help="Checkpoints of the original WavTokenizer, as folders that transformers loads.",
@@ -69,7 +70,10 @@ def convert_command(
     if done.yaml_settings:
         console.print(Text(f"The YAML agrees in {len(done.yaml_settings)} settings."))
     console.print(
-        Text(f"{done.out}: {done.config.frame_rate:g} codes a second, {done.num_bytes / 1e6:.1f} MB of weights"),
+        Text(
+            f"{folded(str(done.out))}: {done.config.frame_rate:g} codes a second, "
+            f"{done.num_bytes / 1e6:.1f} MB of weights"
+        ),
         soft_wrap=True,
     )
 
@@ -96,7 +100,7 @@ def verify_command(
     table.add_row("differences", str(len(found.differences)))
     Console().print(table)
     for difference in found.differences:
-        typer.echo(difference, err=True)
+        typer.echo(folded(difference), err=True)
     if found.differences:
         raise typer.Exit(1)
 
