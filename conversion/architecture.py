@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import yaml
 
-from conversion.errors import ConversionError, UsageError, listed, one_line
+from conversion.errors import ConversionError, UsageError, listed
 from conversion.key_map import SIMVQ, WAVTOKENIZER, Layout
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
+from wavtokenizer_hf.audio.shown import folded
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -141,9 +142,15 @@ def build_config(settings: Mapping[str, Any]) -> WavTokenizerConfig:
         raise ConversionError(f"no such WavTokenizer: {error.__cause__ or error}") from None
 
 
+_MAX_DIGITS = 9
+
+
 def _indices(shapes: Shapes, pattern: str) -> list[int]:
     expression = re.compile(pattern)
-    return sorted({int(match[1]) for name in shapes if (match := expression.fullmatch(name))})
+    found = {match[1] for name in shapes if (match := expression.fullmatch(name))}
+    if any(len(index) > _MAX_DIGITS for index in found):
+        raise ConversionError(f"no such WavTokenizer: it has layers of numbers with more than {_MAX_DIGITS} digits")
+    return sorted({int(index) for index in found})
 
 
 def expected_shapes(config: WavTokenizerConfig) -> dict[str, tuple[int, ...]]:
@@ -194,7 +201,7 @@ def check_yaml(path: str | os.PathLike[str], config: WavTokenizerConfig, layout:
         compared.append(setting)
         if stated != value_of(config):
             mismatches.append(
-                f"{setting} is {one_line(str(stated))[:80]} in the YAML, {value_of(config)} in the tensors"
+                f"{setting} is {folded(str(stated))[:80]} in the YAML, {value_of(config)} in the tensors"
             )
     if not compared:
         raise ConversionError(

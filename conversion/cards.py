@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, ReleasedCheckpoint, Source
-from conversion.errors import one_line
 from wavtokenizer_hf import WavTokenizerConfig
+from wavtokenizer_hf.audio.shown import folded
 from wavtokenizer_hf.hub.model_card import render_model_card
 
 
@@ -25,10 +25,10 @@ def converted_card(
     if release is not None:
         details |= _of_release(release)
     else:
-        details |= {"origin_repo": source.repo, "origin_file": source.file or one_line(file_name)}
+        details |= {"origin_repo": source.repo, "origin_file": source.file or folded(file_name)}
     details["origin_sha256"] = sha256
     kind = "SimVQ" if is_simvq else "WavTokenizer"
-    name = _name(release) if release else f"{kind}, converted from {one_line(file_name)}"
+    name = _name(release) if release else f"{kind}, converted from {folded(file_name)}"
     return render_model_card(config, name=name, details=details, needs_package=True)
 
 

@@ -99,7 +99,7 @@ def convert(
 
         with _reporting_write_errors(out), replacing_model(out, [DISCRIMINATORS]) as folder:
             write_safetensors(
-                folder / "model.safetensors", written, lambda ours: checkpoint.read(original[ours]).to(dtype), report
+                folder / "model.safetensors", written, lambda ours: _read(checkpoint, original[ours]).to(dtype), report
             )
             if extra:
                 write_safetensors(folder / DISCRIMINATORS, extra, checkpoint.read, report)
@@ -118,6 +118,15 @@ def convert(
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
     return Conversion(out, config, key_map, num_bytes, yaml_settings, remark)
+
+
+def _read(checkpoint: OriginalCheckpoint, name: str) -> torch.Tensor:
+    values = checkpoint.read(name)
+    if not values.isfinite().all():
+        raise ConversionError(
+            f"{listed([name])} holds NaN or infinity: the checkpoint is damaged, or its training had failed"
+        )
+    return values
 
 
 @contextmanager

@@ -23,6 +23,9 @@ from .configuration_wavtokenizer import copy_code_files, stored_form
 # In preprocessor_config.json, `peak_db` goes by the names that the transformers port has for it.
 _IS_NORMALIZED, _NORMALIZED_PEAK = "normalize_audio", "target_peak_dB_FS"
 
+_MAX_RATE = 10**6
+_MAX_PEAK_DB = 200
+
 # More channels than any microphone array in use: a larger first axis means that the axes are swapped.
 _MAX_CHANNELS = 64
 
@@ -158,13 +161,18 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
     ):
         if feature_size != 1:
             raise ValueError(f"WavTokenizer is a mono codec: `feature_size` must be 1, got {feature_size}.")
-        if hop_length < 1 or sampling_rate < 1:
-            raise ValueError(
-                f"`hop_length` and `sampling_rate` must be at least 1, got {hop_length} and {sampling_rate}."
-            )
+        for name, value in (("hop_length", hop_length), ("sampling_rate", sampling_rate)):
+            if not isinstance(value, (int, np.integer)) or not 1 <= value <= _MAX_RATE:
+                raise ValueError(f"`{name}` must be an integer from 1 to {_MAX_RATE}, got {value!r}.")
         is_normalized, peak = kwargs.pop(_IS_NORMALIZED, False), kwargs.pop(_NORMALIZED_PEAK, -3.0)
         if peak_db is None and is_normalized:
             peak_db = peak
+        if peak_db is not None and not (isinstance(peak_db, (int, float, np.number)) and abs(peak_db) <= _MAX_PEAK_DB):
+            raise ValueError(
+                f"`peak_db` must be a number from {-_MAX_PEAK_DB} to {_MAX_PEAK_DB} or None, got {peak_db!r}."
+            )
+        if not (isinstance(padding_value, (int, float, np.number)) and math.isfinite(padding_value)):
+            raise ValueError(f"`padding_value` must be a finite number, got {padding_value!r}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.peak_db = peak_db

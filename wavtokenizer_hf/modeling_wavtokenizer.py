@@ -27,12 +27,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -227,9 +228,23 @@ class _Float32Buffers(nn.Module):
 class WavTokenizerConvolution(nn.Conv1d):
     """`nn.Conv1d`, fast on a CPU, and ready to take a weight that was computed before."""
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As of any module, with weight norm too, where torch would refuse: it makes a class for every module."""
+        if not parametrize.is_parametrized(self):
+            return super().__reduce_ex__(protocol)
+        # A hook that reads older names of the two tensors cannot be pickled; a new module has one of its own.
+        state = {name: value for name, value in self.__dict__.items() if name != "_load_state_dict_pre_hooks"}
+        return _weight_normed, (self.in_channels, self.out_channels, self.kernel_size), state
+
     def forward(self, hidden_states: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Convolves (B, C, L) into (B, C', L')."""
         return _convolve(self, hidden_states, self.weight if weight is None else weight)
+
+
+def _weight_normed(*arguments: Any) -> nn.Module:
+    """A convolution that is to be given its tensors."""
+    with torch.device("meta"):
+        return weight_norm(WavTokenizerConvolution(*arguments))
 
 
 @dataclass(frozen=True)
@@ -875,7 +890,10 @@ def _index_of(codebook: WavTokenizerCodebook) -> _CodebookIndex | None:
 
 
 class WavTokenizerQuantizer(nn.Module):
-    """One codebook, and the way from codes back to latents."""
+    """One codebook, and the way from codes back to latents.
+
+    `encode` and `decode` have the names and shapes of transformers' own quantizer.
+    """
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
@@ -887,8 +905,16 @@ class WavTokenizerQuantizer(nn.Module):
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
         """(B, 1, L) -> entries, (B, D, L)."""
+        return self.decode(audio_codes[:, 0])
+
+    def encode(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, D, L) -> codes, int64 (B, L)."""
+        return self.codebook(hidden_states)
+
+    def decode(self, embed_ind: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> entries, (B, D, L)."""
         embed = self.codebook.embed
-        return F.embedding(audio_codes[:, 0].to(embed.device), embed).transpose(1, 2)
+        return F.embedding(embed_ind.to(embed.device), embed).transpose(1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- backbone
@@ -914,14 +940,21 @@ def _with_past(layer: nn.Module, hidden_states: torch.Tensor, cache: LayerCache,
 
 
 class WavTokenizerFrameConv1d(nn.Conv1d):
-    """Convolution over frames, padded with zeros at both ends alike, or in a causal codec at the start only."""
+    """Convolution over frames, padded with zeros at both ends alike, or without `padding` at the start only.
 
-    def __init__(
-        self, config: WavTokenizerConfig, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1
-    ):
+    It takes the arguments of `nn.Conv1d`, since adapters such as LoRA make layers of the same class.
+    """
+
+    @classmethod
+    def of(
+        cls, config: WavTokenizerConfig, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1
+    ) -> "WavTokenizerFrameConv1d":
         padding = 0 if config.is_causal else kernel_size // 2
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
-        self.left_padding = kernel_size - 1 if config.is_causal else 0
+        return cls(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
+
+    @property
+    def left_padding(self) -> int:
+        return 0 if self.padding[0] else self.kernel_size[0] - 1
 
     def forward(self, hidden_states: torch.Tensor, cache: LayerCache | None = None) -> torch.Tensor:
         """Maps (B, D, L) to (B, D', L)."""
@@ -976,10 +1009,10 @@ class WavTokenizerResnetBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.decoder_hidden_size
         self.norm1 = WavTokenizerGroupNorm(config)
-        self.conv1 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
+        self.conv1 = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=3)
         self.norm2 = WavTokenizerGroupNorm(config)
         self.dropout = nn.Dropout(_DECODER_DROPOUT)
-        self.conv2 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
+        self.conv2 = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=3)
 
     def forward(
         self,
@@ -1141,7 +1174,7 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.decoder_hidden_size
         inner = config.decoder_intermediate_size
-        depthwise = WavTokenizerFrameConv1d(config, width, width, kernel_size=7, groups=width)
+        depthwise = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=7, groups=width)
         self.dwconv = _initialised(depthwise, std=_BACKBONE_INIT_STD)
         self.norm = WavTokenizerAdaLayerNorm(config)
         self.pwconv1 = _initialised(nn.Linear(width, inner), std=_BACKBONE_INIT_STD)
@@ -1175,7 +1208,7 @@ class WavTokenizerBackbone(nn.Module):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        embed = WavTokenizerFrameConv1d(config, config.hidden_size, width, kernel_size=7)
+        embed = WavTokenizerFrameConv1d.of(config, config.hidden_size, width, kernel_size=7)
         self.embed = _initialised(embed, std=_BACKBONE_INIT_STD)
         self.pos_net = nn.ModuleList(
             [
@@ -1193,7 +1226,13 @@ class WavTokenizerBackbone(nn.Module):
         self.is_causal = config.is_causal
 
     def fresh_cache(self, batch_size: int) -> LayerCache:
-        """What the layers of a causal codec remember before the first frame: nothing."""
+        """What the layers of a causal codec remember before the first frame: nothing.
+
+        Raises:
+            RuntimeError: If an adapter wraps a layer, whose own layers would remember nothing.
+        """
+        if any(hasattr(module, "base_layer") for module in self.modules()):
+            raise RuntimeError("A decoder with an adapter cannot stream. Merge it first with `merge_and_unload()`.")
         layers: list[Any] = [
             layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
         ]
@@ -1237,6 +1276,11 @@ class WavTokenizerBackbone(nn.Module):
 # -------------------------------------------------------------------------------------------------------------- head
 
 
+def _hann_window(length: int, device: torch.device | None = None) -> torch.Tensor:
+    """In float32 whatever torch's default is, which is the model's dtype while transformers loads one."""
+    return torch.hann_window(length, dtype=torch.float32, device=device)
+
+
 class WavTokenizerISTFTHead(_Float32Buffers):
     """Predicts log-magnitude and phase of each frame and inverts the short-time Fourier transform.
 
@@ -1254,7 +1298,7 @@ class WavTokenizerISTFTHead(_Float32Buffers):
         self.hop_length, self.n_fft = config.hop_length, config.n_fft
         self.trim = (config.n_fft - config.hop_length) // 2  # samples at either end
         self.linear = nn.Linear(config.decoder_hidden_size, config.n_fft + 2)
-        self.window = nn.Buffer(torch.hann_window(config.n_fft, dtype=torch.float32), persistent=False)
+        self.window = nn.Buffer(_hann_window(config.n_fft), persistent=False)
 
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (B, L, D) to audio, (B, L * hop_length), 0 past a clip's end."""
@@ -1332,6 +1376,10 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         "WavTokenizerISTFTHead",
     ]
 
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
+        """Takes the configuration of transformers' own WavTokenizer, too, as one of ours."""
+        super().__init__(WavTokenizerConfig.of(config), *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         initialisation = getattr(module, "initialisation", {})
@@ -1355,7 +1403,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, WavTokenizerConvNextBlock):
             init.constant_(module.gamma, 1 / self.config.decoder_num_layers)
         elif isinstance(module, WavTokenizerISTFTHead):
-            init.copy_(module.window, torch.hann_window(module.n_fft, device=module.window.device))
+            init.copy_(module.window, _hann_window(module.n_fft, module.window.device))
         elif isinstance(module, WavTokenizerCodebook):
             init.zeros_(module.inited)
             init.ones_(module.cluster_size)
@@ -1368,13 +1416,19 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
 
         Raises:
             ValueError: If the folder holds the other half of the codec only; the message names the class to load it
-                with.
+                with. If a weight is NaN or infinite.
         """
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         model, loading_info = loaded
         model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} holds NaN or infinity in {name}: the file is damaged, or the "
+                    "training that wrote it had failed. Take another copy or an earlier checkpoint."
+                )
         return (model, loading_info) if output_loading_info else model
 
     def _refuse_absent_half(self, missing_keys: set[str], source) -> None:
@@ -1406,6 +1460,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
             )
         kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, *args, **kwargs)
+        give_usual_modes(save_directory)
 
     @property
     def is_fused(self) -> bool:
@@ -1478,6 +1533,26 @@ def _can_look_at(tensor: torch.Tensor) -> bool:
     return not torch.compiler.is_compiling() and not tensor.is_meta
 
 
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; the sum is both faster than looking at each and of the size of one."""
+    return math.isfinite(tensor.sum(dtype=torch.float64))
+
+
+def _refuse_unfinite(input_values: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Refuses NaN and infinity among the samples (B, 1, T) that belong to a clip."""
+    if _is_finite(input_values.detach()):
+        return
+    wrong = ~input_values[:, 0].isfinite()
+    if mask is not None:
+        wrong &= mask.to(wrong.device)
+    if wrong.any():
+        index, sample = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"`input_values` must be finite, and clip {index} holds {input_values[index, 0, sample].item()} at sample "
+            f"{sample}. Its codes would mean nothing; drop the clip, or mend what made it."
+        )
+
+
 def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> torch.Tensor | None:
     """Checks a mask of right padding and drops its channel axis.
 
@@ -1491,6 +1566,8 @@ def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) ->
     """
     if mask is None:
         return None
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"`{name}` must be a torch tensor of shape {shape}, got {type(mask).__name__}.")
     flat = mask[:, 0] if mask.ndim == 3 and mask.shape[1] == 1 else mask
     if tuple(flat.shape) != shape:
         raise ValueError(
@@ -1524,6 +1601,7 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.encoder = WavTokenizerEncoder(config)
         self.quantizer = WavTokenizerQuantizer(config)
         self.fingerprints_before_fusing: dict[str, str] = {}
@@ -1554,8 +1632,14 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
 
         Raises:
             ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding
-                only.
+                only. On a CPU, also for samples that are NaN or infinite; elsewhere looking would cost time.
         """
+        if not isinstance(input_values, torch.Tensor):
+            raise ValueError(
+                f"`input_values` must be a torch tensor (B, 1, T), got {type(input_values).__name__}. The feature "
+                "extractor makes it from files and arrays: "
+                'encode(**feature_extractor(audio, resample=True, return_tensors="pt")).'
+            )
         if input_values.ndim != 3 or input_values.shape[1] != 1:
             raise ValueError(
                 f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor "
@@ -1569,6 +1653,8 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         batch_size, _, num_samples = input_values.shape
         mask = _valid_mask(padding_mask, (batch_size, num_samples), "padding_mask")
+        if input_values.device.type == "cpu" and _can_look_at(input_values):
+            _refuse_unfinite(input_values, mask)
         num_valid = None if mask is None else mask.sum(dim=-1)
         latents, hidden_states = self.encoder(input_values, num_valid, output_hidden_states)
         audio_codes = self.quantizer(latents).to(input_values.device)
@@ -1749,6 +1835,7 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.quantizer = WavTokenizerQuantizer(config)
         self.backbone = WavTokenizerBackbone(config)
         self.head = WavTokenizerISTFTHead(config)
@@ -1793,6 +1880,7 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.encoder_model = WavTokenizerEncoderModel(config)
         self.backbone = WavTokenizerBackbone(config)
         self.head = WavTokenizerISTFTHead(config)

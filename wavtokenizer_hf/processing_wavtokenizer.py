@@ -607,6 +607,11 @@ class WavTokenizerProcessor(ProcessorMixin):
         return self.vocabulary.placeholder_token
 
     @property
+    def _special_ids(self) -> set[int]:
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return special | set(self.tokenizer.all_special_ids)
+
+    @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask"]
 
@@ -677,13 +682,15 @@ class WavTokenizerProcessor(ProcessorMixin):
         if not texts:
             raise ValueError("Expected at least one text, got an empty batch.")
         kwargs = {**kwargs, "padding": False, "return_attention_mask": False}
-        rows = self.tokenizer(texts, **kwargs)["input_ids"]
+        rows = [np.asarray(row, dtype=np.int64) for row in self.tokenizer(texts, **kwargs)["input_ids"]]
+        for index, row in enumerate(rows):
+            self._refuse_tail_in_span(row, index)
         if audio is None:
             spans = self._given_spans(audio_codes, audio_codes_mask)
         else:
             encoded = self._encode(audio, sampling_rate, resample)
             spans = self.vocabulary.to_spans(encoded.audio_codes.cpu(), encoded.audio_codes_mask.cpu())
-        filled = self._fill([np.asarray(row, dtype=np.int64) for row in rows], [_as_array(span) for span in spans])
+        filled = self._fill(rows, [_as_array(span) for span in spans])
         if continue_audio:
             filled = [self._opened(row, index) for index, row in enumerate(filled)]
         too_long = next((index for index, row in enumerate(filled) if max_length and len(row) > max_length), None)
@@ -772,8 +779,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         Raises:
             ValueError: If a sequence is malformed and `repair` is off; the message names sequence and position.
         """
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(self.tokenizer.all_special_ids)
+        special = self._special_ids
         texts, codes = [], []
         for index, sequence in enumerate(token_ids):
             try:
@@ -808,6 +814,11 @@ class WavTokenizerProcessor(ProcessorMixin):
         model_type = getattr(getattr(argument, "config", None), "model_type", "")
         if not isinstance(argument, PreTrainedAudioTokenizerBase) or not model_type.startswith("wavtokenizer"):
             raise TypeError(f"`audio_tokenizer` must be a WavTokenizerModel, got {type(argument).__name__}.")
+        if not hasattr(argument, "codes_to_latents"):
+            raise TypeError(
+                f"`audio_tokenizer` is the {type(argument).__name__} of {type(argument).__module__}, which gives "
+                "clips of a batch other codes than alone. Load its folder with wavtokenizer_hf.WavTokenizerModel."
+            )
         return PreTrainedAudioTokenizerBase
 
     @staticmethod
@@ -1023,6 +1034,19 @@ class WavTokenizerProcessor(ProcessorMixin):
                 parts += [next(waiting), piece[1:]]
             filled.append(np.concatenate(parts))
         return filled
+
+    def _refuse_tail_in_span(self, row: np.ndarray, index: int) -> None:
+        """Refuses special tokens, as tokenizers append them, behind a span of audio that a text leaves open."""
+        begins = np.flatnonzero(row == self.vocabulary.begin_token_id)
+        inside = row[begins[-1] :] if len(begins) else row[:0]
+        tail = inside[~self.vocabulary.is_audio(inside)]
+        special = self._special_ids - {self.vocabulary.placeholder_token_id} if len(tail) else set()
+        if len(tail) and self.vocabulary.end_token_id not in inside and special.issuperset(tail.tolist()):
+            raise ValueError(
+                f"Text {index} ends in an open span of audio, and the tokenizer appended id {tail[0]}, so that "
+                "nothing can go on with the span. Pass `add_special_tokens=False`, or close the span with "
+                f"{self.vocabulary.end_token}."
+            )
 
     def _opened(self, row: np.ndarray, index: int) -> np.ndarray:
         if len(row) == 0 or row[-1] != self.vocabulary.end_token_id:

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from tests.golden import AUDIO
 from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import WavTokenizerCausalModel, WavTokenizerModel, fingerprint
+from wavtokenizer_hf.audio.atomic import partial_path
 from wavtokenizer_hf.cli import app
 from wavtokenizer_hf.evaluation import pitch
 from wavtokenizer_hf.training import checkpoint, report, trainer
@@ -292,7 +293,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, uninterrupted):
         process.wait()
     assert checkpoints(run)[-1].name < "step-00000014"
     # What a process that is killed while it saves leaves behind.
-    half = checkpoint.partial_path(checkpoint_path(run, 15))
+    half = partial_path(checkpoint_path(run, 15))
     half.mkdir()
     (half / "model.safetensors").write_bytes((checkpoints(run)[-1] / "model.safetensors").read_bytes()[:1000])
     status, *_ = command(recipe, "-o", run, "--resume")

@@ -1,5 +1,6 @@
 """Running metrics over pairs: what is scored or skipped, how values are pooled, where pairs come from."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from markdown_it import MarkdownIt
 
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
@@ -166,6 +168,21 @@ def test_markdown_has_the_scores_by_kind_and_all_that_was_left_out(evaluation):
     assert ["unavailable", "6 of 6", "some/model cannot be had: no connection"] in rows
     assert ["4.wav", "4.wav is broken"] in rows
     assert ["lonely.wav", "no counterpart: it is among the references alone"] in rows
+
+
+def test_markdown_says_what_names_and_kinds_say_and_no_more(evaluation):
+    kinds = ["<script>alert(1)</script>", "a|b", "x\ny"]
+    clips = [
+        dataclasses.replace(clip, kind=kinds[index % 3], name=f"[l](http://x) {index}")
+        for index, clip in enumerate(evaluation.clips)
+    ]
+    text = as_markdown(dataclasses.replace(evaluation, clips=clips), "# <b>", "*")
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    found = [child.type for token in page for child in token.children or ()]
+    assert not {"html_inline", "link_open", "em_open"} & set(found)
+    assert not [token for token in page if token.type == "html_block"]
+    header = text.split("## Scores")[1].split("| Measure")[1].splitlines()[0]
+    assert "x y, 2 clips" in header
 
 
 def test_the_interval_is_that_of_the_mean_by_the_central_limit():

@@ -11,7 +11,7 @@ from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def encode(
             )
             codes.save(job.target)
             if len(jobs) == 1:
-                typer.echo(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
+                say(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
 
         run_jobs(jobs, work, verb="Encoding", debug=debug)
 

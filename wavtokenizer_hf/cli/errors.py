@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import typer
 
+from wavtokenizer_hf.audio.shown import folded, printable
+
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def describe(error: BaseException) -> str:
     """The error's message on one line."""
-    message = " ".join(str(error).split())
+    message = folded(str(error))
     if isinstance(error, _EXPECTED) and message:
         return message
     return f"{type(error).__name__}{': ' if message else ''}{message} (--debug shows where)"
@@ -22,8 +24,13 @@ def report(error: BaseException, *, about: str = "", debug: bool = False) -> Non
     """Prints an error to stderr, with the traceback in front of it if `debug`."""
     if debug:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    message = describe(error)
-    typer.echo(f"error: {about}: {message}" if about and about not in message else f"error: {message}", err=True)
+    message, about = describe(error), printable(about)
+    say(f"error: {about}: {message}" if about and about not in message else f"error: {message}", err=True)
+
+
+def say(text: object, err: bool = False) -> None:
+    """Prints one line, in which nothing acts upon the terminal, whatever names it quotes."""
+    typer.echo(printable(str(text)), err=err)
 
 
 @contextlib.contextmanager
@@ -31,7 +38,10 @@ def reporting(debug: bool) -> Iterator[None]:
     """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2."""
     try:
         yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
+    except (typer.Exit, typer.Abort):
+        raise
+    except typer.BadParameter as error:
+        error.message = folded(error.message)
         raise
     except Exception as error:
         report(error, debug=debug)

@@ -10,7 +10,7 @@ import typer
 from wavtokenizer_hf.audio.manifest import find_entries
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import progress_bar, refuse_existing, warn_about
 
 if TYPE_CHECKING:
@@ -172,9 +172,9 @@ def evaluate(
             output, evaluation, pairs, title=title, subtitle=subtitle, num_pictures=num_pictures
         )
         _print(evaluation)
-        typer.echo(f"{page}: the page, beside results.json and results.md")
+        say(f"{page}: the page, beside results.json and results.md")
         for line in evaluation.warnings():
-            typer.echo(f"warning: {line}", err=True)
+            say(f"warning: {line}", err=True)
         warn_about(save.clipped if save else [], "went beyond full scale and was clipped")
         _end(evaluation)
 
@@ -204,13 +204,13 @@ def _print(evaluation: "Evaluation") -> None:
     rows = [(row[0], row[2]) for row in score_table(evaluation).rows]  # the measure, and its value over all clips
     width = max(len(measure) for measure, _ in rows)
     for measure, value in rows:
-        typer.echo(f"{measure:<{width}}  {value}")
+        say(f"{measure:<{width}}  {value}")
 
 
 def _end(evaluation: "Evaluation") -> None:
     """Names the clips that could not be measured at all, and exits with status 1 if there are any."""
     failed = [clip for clip in evaluation.clips if clip.failure]
     for clip in failed:
-        typer.echo(f"error: {clip.name}: {clip.failure}", err=True)
+        say(f"error: {clip.name}: {clip.failure}", err=True)
     if failed:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from wavtokenizer_hf.audio.files import FoundFile, find_files
-from wavtokenizer_hf.cli.errors import report
+from wavtokenizer_hf.cli.errors import report, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -94,7 +94,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None], *, verb: str, deb
                 num_failed += 1
                 report(error, about=str(job.source), debug=debug)
     if len(jobs) > 1:
-        typer.echo(f"{verb}: {len(jobs) - num_failed} of {len(jobs)} files done", err=True)
+        say(f"{verb}: {len(jobs) - num_failed} of {len(jobs)} files done", err=True)
     if num_failed:
         raise typer.Exit(1)
 
@@ -120,7 +120,7 @@ def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:
 def warn_about(paths: Sequence[Path], what: str) -> None:
     """Prints one warning about any number of files."""
     if paths:
-        typer.echo(f"warning: {_first_of(paths)} {what}", err=True)
+        say(f"warning: {_first_of(paths)} {what}", err=True)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

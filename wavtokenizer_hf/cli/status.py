@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -69,4 +69,4 @@ def _print(read: "Status") -> None:
     if values["s_since_last_event"] is not None:
         rows.append(("last sign", f"{values['s_since_last_event']:,.0f} s ago"))
     for name, value in rows:
-        typer.echo(f"{name:<12}  {value}")
+        say(f"{name:<12}  {value}")

@@ -8,7 +8,7 @@ import typer
 
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def tokenize_corpus(
                     shows_progress=True,
                 )
             except KeyboardInterrupt:
-                typer.echo("interrupted: the same command goes on where this one ended", err=True)
+                say("interrupted: the same command goes on where this one ended", err=True)
                 raise
             if processes.is_main:
                 _print(out, statistics)
@@ -156,15 +156,15 @@ def _num_workers() -> int:
 
 
 def _print(out: Path, statistics: "Statistics") -> None:
-    typer.echo(
+    say(
         f"{out}: {statistics.num_clips:,} clips, {statistics.hours:,.2f} hours, {statistics.num_codes:,} codes in "
         f"{statistics.num_shards:,} shards"
     )
     if statistics.plan.passed_over:
-        typer.echo(f"passed over beside the recordings: {describe_counts(statistics.plan.passed_over)}", err=True)
+        say(f"passed over beside the recordings: {describe_counts(statistics.plan.passed_over)}", err=True)
     for kind, number in sorted(statistics.num_errors.items()):
-        typer.echo(f"left out: {number:,} {kind}", err=True)
+        say(f"left out: {number:,} {kind}", err=True)
     if not statistics.is_complete:
         missing = statistics.plan.num_shards - statistics.num_shards
-        typer.echo(f"{missing:,} shards are not there yet: run the same command again", err=True)
+        say(f"{missing:,} shards are not there yet: run the same command again", err=True)
         raise typer.Exit(1)

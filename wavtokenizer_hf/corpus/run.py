@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.corpus.card import write_card
 from wavtokenizer_hf.corpus.launch import Processes
 from wavtokenizer_hf.corpus.lock import only_run_in
@@ -103,9 +104,11 @@ def tokenize_corpus(
     Raises:
         FileExistsError: If the folder holds another corpus, or anything else.
         FileNotFoundError, ValueError: If the source cannot be listed, or is gone in the middle.
+        ValueError: If the feature extractor is another codec's.
         RuntimeError: If another run is at work in the folder.
         OSError: If a shard cannot be written. Shards that are finished stay, and a further call goes on.
     """
+    check_same_codec(feature_extractor, model.config)
     processes = processes or Processes()
     means = means or Means()
     folder = folder.absolute()

@@ -11,6 +11,7 @@ import torch
 
 from wavtokenizer_hf.audio.files import find_files, read_audio
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
@@ -60,6 +61,9 @@ class CodecPairs:
 
     Args:
         bandwidth_id: Row of the decoder's adaptive norms; `None` is the model's own.
+
+    Raises:
+        ValueError: If the feature extractor is another codec's.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class CodecPairs:
         entries: Sequence[Entry],
         bandwidth_id: int | None = None,
     ):
+        check_same_codec(feature_extractor, model.config)
         self.model = model
         self.feature_extractor = feature_extractor
         self.entries = entries

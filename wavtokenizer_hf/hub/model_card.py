@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import jinja2
 
+from wavtokenizer_hf.audio.shown import markdown
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 
 # What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
@@ -67,6 +68,10 @@ def for_self_contained_folder(card: str) -> str:
 def _template() -> jinja2.Template:
     text = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.from_string(text)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs, reduce
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from wavtokenizer_hf.audio.atomic import discard_partial, partial_path, recover, replacing_folder
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
 from wavtokenizer_hf.training.checkpoint import (
@@ -27,11 +29,8 @@ from wavtokenizer_hf.training.checkpoint import (
     STATE,
     checkpoint_path,
     checkpoints,
-    discard_partial,
     load_codec,
     load_discriminators,
-    partial_path,
-    replacing_folder,
     rotate,
     save_codec,
     save_discriminators,
@@ -173,7 +172,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.run.mkdir(parents=True, exist_ok=True)
-            discard_partial(self.run)
+            for folder in (self.run, self.run / "checkpoints"):
+                discard_partial(folder)
+            recover(self.run / BEST)
             (self.run / CONFIG_FILE).write_text(yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         self.accelerator.wait_for_everyone()
 
@@ -487,19 +488,16 @@ class Trainer:
     def save(self) -> Path:
         """Writes a checkpoint whole or not at all, and drops the oldest."""
         target = checkpoint_path(self.run, self.progress.step)
-        staging = partial_path(target)
         is_main = self.accelerator.is_main_process
+        with replacing_folder(target) if is_main else nullcontext(partial_path(target)) as staging:
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(staging / STATE))
+            if is_main:
+                save_codec(staging, self.final_model)
+                if self.discriminators is not None:
+                    save_discriminators(staging, self.accelerator.unwrap_model(self.discriminators))
+            self.accelerator.wait_for_everyone()
         if is_main:
-            staging.mkdir(parents=True, exist_ok=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(staging / STATE))
-        if is_main:
-            save_codec(staging, self.final_model)
-            if self.discriminators is not None:
-                save_discriminators(staging, self.accelerator.unwrap_model(self.discriminators))
-        self.accelerator.wait_for_everyone()
-        if is_main:
-            staging.rename(target)
             rotate(self.run, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         return target
