@@ -3,9 +3,9 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """The one reader of recordings: wholly, in blocks, or a part, and always the same samples.
 
-libsndfile decodes what it knows, and FFmpeg (through PyAV, an optional extra) what it does not. What neither of them tells is found
-here, from headers alone: where a stream really ends, whether another one follows, and where decoding must begin so that
-a part of an MP3 is what the whole has there.
+libsndfile decodes what it knows, and FFmpeg (through PyAV, an optional extra) what it does not. What neither of them
+tells is found here, from headers alone: where a stream really ends, whether another one follows, and where decoding
+must begin so that a part of an MP3 is what the whole has there.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -45,17 +44,14 @@ _SCANNED_BYTES = 1 << 20
 _READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
 
 # Encodings whose samples libsndfile finds wherever it begins. All others are decoded from their start.
-_SEEKABLE = frozenset(
-    "PCM_S8 PCM_U8 PCM_16 PCM_24 PCM_32 FLOAT DOUBLE ULAW ALAW IMA_ADPCM MS_ADPCM VORBIS OPUS".split()
-) | {f"ALAC_{bits}" for bits in (16, 20, 24, 32)}
+_SEEKABLE = {
+    *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"),
+    *("IMA_ADPCM", "MS_ADPCM", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32", "VORBIS", "OPUS"),
+}
 
 
 class RecordingWarning(UserWarning):
     """Something about a recording that a listener would want to know, and that does not keep it from being read."""
-
-
-class IncompleteRecordingError(ValueError):
-    """A recording ends before its header says, or lacks something in between."""
 
 
 class Recording:
@@ -79,12 +75,13 @@ class Recording:
         self.peak = self.mono_peak = 0.0
         self._streams = streams
         self._allow_incomplete = allow_incomplete
+        self._is_level_told = False
         for place, stream in enumerate(streams):
             form = stream.rate, stream.num_channels
             if form != (self.sampling_rate, self.num_channels):
                 raise ValueError(
-                    f"{name} holds several recordings of different kinds, one after the other: {self.sampling_rate} Hz "
-                    f"with {self.num_channels} channels, then {form[0]} Hz with {form[1]}. Split it first."
+                    f"{name} holds recordings of different kinds, one after the other: {self.sampling_rate} Hz with "
+                    f"{self.num_channels} channels, then {form[0]} Hz with {form[1]}. Split it first."
                 )
             if stream.problem:
                 self._tell_incomplete(place, stream.num_samples or 0, stream.problem)
@@ -96,7 +93,7 @@ class Recording:
         """Length in samples; where no header tells, the recording is decoded once to count them.
 
         Raises:
-            IncompleteRecordingError: As `read`.
+            ValueError: As `read`.
         """
         lengths = [stream.num_samples for stream in self._streams]
         if None not in lengths:
@@ -111,14 +108,25 @@ class Recording:
         """The samples of a part that is given in seconds, from the first to behind the last.
 
         Raises:
-            ValueError: If the recording ends before the part begins.
+            ValueError: If there is none.
         """
+        reason = self.emptiness(start_s, end_s)
+        if reason:
+            raise ValueError(reason)
         start = round(start_s * self.sampling_rate)
         stop = self.num_samples if end_s is None else min(self.num_samples, round(end_s * self.sampling_rate))
-        if stop <= start:
-            where = f"ends at {self.duration_s:g} s, and the part begins at {start_s:g} s" if start else "has no sample"
-            raise ValueError(f"{self.name} is empty: it {where}")
         return start, stop
+
+    def emptiness(self, start_s: float = 0.0, end_s: float | None = None) -> str:
+        """Why a part holds no sample; empty if it holds some."""
+        start = round(start_s * self.sampling_rate)
+        if not self.num_samples:
+            return f"{self.name} is empty: it has no sample"
+        if start >= self.num_samples:
+            return f"{self.name} ends at {self.duration_s:g} s, and the part begins at {start_s:g} s"
+        if end_s is not None and round(end_s * self.sampling_rate) <= start:
+            return f"{self.name} has no sample from {start_s:g} to {end_s:g} s"
+        return ""
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Reads a part, or all of it: what cutting the whole gives, without reading the rest.
@@ -131,8 +139,7 @@ class Recording:
             float32 (channels, num_samples), full scale at 1.
 
         Raises:
-            IncompleteRecordingError: If the recording breaks off in it, unless that was allowed.
-            ValueError: If it cannot be decoded.
+            ValueError: If the recording breaks off in it, unless that was allowed.
         """
         chunks = list(self._chunks(start, stop))
         if not chunks:
@@ -157,7 +164,6 @@ class Recording:
 
     def _chunks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
         """Pieces (n, C) of a part."""
-        told = {"loud": False}
         first = 0  # of the stream, in the recording
         for place, stream in enumerate(self._streams):
             if stop is not None and first >= stop:
@@ -173,7 +179,7 @@ class Recording:
                     chunk = chunk if stop is None else chunk[: stop - end]
                     end += len(chunk)
                     if len(chunk):
-                        self._listen(chunk, told)
+                        self._listen(chunk)
                         yield chunk
                     if end == stop:
                         return
@@ -192,16 +198,15 @@ class Recording:
                 stacklevel=4,
             )
 
-    def _listen(self, chunk: np.ndarray, told: dict[str, bool]) -> None:
+    def _listen(self, chunk: np.ndarray) -> None:
         with np.errstate(invalid="ignore", over="ignore"):
             self.peak = max(self.peak, float(np.abs(chunk).max()))
             if self.num_channels > 1:
                 self.mono_peak = max(self.mono_peak, float(np.abs(chunk.mean(axis=1)).max()))
             else:
                 self.mono_peak = self.peak
-        if _FAR_ABOVE_FULL_SCALE < self.peak < np.inf and not told["loud"]:
-            told["loud"] = True
-            warn_of_level(self.name, self.peak)
+        if not self._is_level_told:
+            self._is_level_told = warn_of_level(self.name, self.peak)
 
     def _tell_incomplete(self, place: int, num_read: int, problem: str) -> None:
         rate, promised = self.sampling_rate, self._streams[place].promised
@@ -210,7 +215,7 @@ class Recording:
         of = f"{there} s" if promised is None else f"{there} of {(before + promised) / rate:g} s"
         message = f"{self.name} is cut short or damaged: it {problem} after {of}"
         if not self._allow_incomplete:
-            raise IncompleteRecordingError(f"{message} (allow_incomplete takes what is there)")
+            raise ValueError(f"{message} (allow_incomplete takes what is there)")
         warnings.warn(f"{message}, and what is there is taken", RecordingWarning, stacklevel=5)
 
 
@@ -231,8 +236,8 @@ def open_audio(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        IncompleteRecordingError: If it ends before its header says, with how much there is of how much.
-        ValueError: If it is a folder, a pipe, a device, or not readable audio. Every message names the recording.
+        ValueError: If it ends before its header says, with how much there is of how much; if it is a folder, a pipe,
+            a device, empty, or not readable audio. Every message names the recording.
         ImportError: If soundfile is missing or broken, or the extra that a format needs.
 
     Warns:
@@ -251,8 +256,7 @@ def open_audio(
             raise ValueError(f"{name} is empty: its file holds nothing")
         notes: list[str] = []
         streams = [_checked(stream, file.size, name) for stream in _streams(file, name, notes)]
-        recording = Recording(name, streams, allow_incomplete, notes)
-        yield recording
+        yield Recording(name, streams, allow_incomplete, notes)
 
 
 def read_audio(
@@ -277,9 +281,12 @@ def read_audio(
         FileNotFoundError, ValueError, ImportError: As `open_audio`; ValueError also for a part without a sample.
     """
     with open_audio(source, name=name, allow_incomplete=allow_incomplete) as recording:
-        if not start_s and end_s is None:
-            return recording.read(), recording.sampling_rate
-        return recording.read(*recording.bounds(start_s, end_s)), recording.sampling_rate
+        if start_s or end_s is not None:
+            return recording.read(*recording.bounds(start_s, end_s)), recording.sampling_rate
+        samples = recording.read()
+        if not samples.shape[1]:
+            raise ValueError(f"{recording.name} is empty: it has no sample")
+        return samples, recording.sampling_rate
 
 
 def read_blocks(
@@ -314,15 +321,17 @@ def check_rate(sampling_rate: float, name: str) -> int:
     return int(sampling_rate)
 
 
-def warn_of_level(name: str, peak: float) -> None:
-    """Warns of floats that are far above full scale."""
-    if _FAR_ABOVE_FULL_SCALE < peak < np.inf:
+def warn_of_level(name: str, peak: float) -> bool:
+    """Warns of floats that are far above full scale, and tells whether they are."""
+    is_far = _FAR_ABOVE_FULL_SCALE < peak < np.inf
+    if is_far:
         warnings.warn(
-            f"{name}: samples reach {peak:,.0f} times full scale, which is 1 for floats: they may be integers that were never "
-            "scaled",
+            f"{name}: samples reach {peak:,.0f} times full scale, which is 1 for floats: they may be integers that "
+            "were never scaled",
             RecordingWarning,
             stacklevel=5,
         )
+    return is_far
 
 
 def import_for(purpose: str, name: str) -> ModuleType:
@@ -383,8 +392,8 @@ def _checked(stream: "_Stream", num_bytes: int, name: str) -> "_Stream":
         raise ValueError(f"{name}: from 1 to {MAX_CHANNELS} channels are read, and it has {stream.num_channels}")
     if stream.promised is not None and stream.promised > _MAX_SAMPLES_PER_BYTE * num_bytes:
         raise ValueError(
-            f"{name} says that it holds {stream.promised:,} samples, for which its {num_bytes:,} bytes are too few: its "
-            "header is damaged"
+            f"{name} says that it holds {stream.promised:,} samples, for which its {num_bytes:,} bytes are too few: "
+            "its header is damaged"
         )
     return stream
 
@@ -555,7 +564,9 @@ def _open_sndfile(file: _Bytes, pieces: list[bytes | tuple[int, int]], name: str
 
 @functools.cache
 def _sequential(soundfile: ModuleType) -> type:
-    class Sequential(soundfile.SoundFile):
+    base: Any = soundfile.SoundFile
+
+    class Sequential(base):
         """soundfile seeks after every read if it can, and that damages what an MP3 decoder gives next."""
 
         def seekable(self) -> bool:
@@ -622,6 +633,7 @@ def _check_sample_dump(file: _Bytes, stream: _SndfileStream) -> None:
 
 # --- WAV
 
+
 # Sizes that programs write before they know better, most of them near the largest of 31 or 32 bits.
 def _is_placeholder(num_bytes: int) -> bool:
     return num_bytes == 0 or any(0 <= limit - num_bytes <= 4096 for limit in (1 << 31, (1 << 32) - 1, (1 << 63) - 1))
@@ -661,7 +673,8 @@ def _wav_stream(file: _Bytes, begin: int, name: str, notes: list[str]) -> tuple[
     if end == file.size and _is_placeholder(size) and size != file.size - first > 0:
         there = file.size - first
         notes.append(
-            f"its header was never finished: it gives its data {size:,} bytes, and all {there:,} to the file's end are taken"
+            f"its header was never finished: it gives its data {size:,} bytes, and all {there:,} to the file's end "
+            "are taken"
         )
         head: list[bytes | tuple[int, int]] = [(begin, place + 4), struct.pack("<I", min(there, 0xFFFFFFFE))]
         return _SndfileStream(file, [*head, (first, file.size)], name), -1
@@ -677,7 +690,9 @@ def _wav_stream(file: _Bytes, begin: int, name: str, notes: list[str]) -> tuple[
 def _wav_lengths(fmt: bytes, size: int, there: int, stream: _SndfileStream) -> tuple[int, int]:
     """Samples that a data chunk was to have, and those whose bytes are there."""
     _, channels, _, _, align, bits, extra = struct.unpack("<HHIIHHH", fmt[:18].ljust(18, b"\0"))
-    per_block = struct.unpack("<H", fmt[18:20])[0] if extra >= 2 and len(fmt) >= 20 and stream.subtype in _BLOCKED else 1
+    per_block = (
+        struct.unpack("<H", fmt[18:20])[0] if extra >= 2 and len(fmt) >= 20 and stream.subtype in _BLOCKED else 1
+    )
     align = align or max(1, channels * bits // 8)
     found = there // align * per_block
     known = stream.num_samples or 0
@@ -737,7 +752,8 @@ class _FlacStream(_SndfileStream):
         elif count > total:
             self.promised = count
             notes.append(
-                f"it goes on behind the {total / self.rate:g} s that its header names, and all {count / self.rate:g} s are read"
+                f"it goes on behind the {total / self.rate:g} s that its header names, and all "
+                f"{count / self.rate:g} s are read"
             )
 
 
@@ -824,12 +840,14 @@ _BITRATES = {
     0: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2.5
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-# Frames that are decoded before a part begins: a frame may need bytes of the 511 before it, which the smallest frames spread
-# over two dozen, and its filters reach back over one more. The synthesis filter adds in an order that repeats after 16 frames.
-_MP3_PREROLL, _MP3_PERIOD = 32, 16
+# Frames that are decoded before a part begins: a frame may need bytes of the 511 before it, which the smallest frames
+# spread over two dozen, and its filters reach back over one more. The synthesis filter adds in an order that repeats
+# after 4 or 8 frames.
+_MP3_PREROLL, _MP3_PERIOD = 32, 8
 _MP3_RESERVOIR = 511
-# Samples by which every decoder is late; the encoder's own delay comes on top. Where an MP3 does not say what to leave out at
-# its ends, it gets as many silent frames in front as the decoder is then told to leave out: a whole number of the periods.
+# Samples by which every decoder is late; the encoder's own delay comes on top. Where an MP3 does not say what to leave
+# out at its ends, it gets as many silent frames in front as the decoder is then told to leave out: a whole number of
+# the periods.
 _MP3_DECODER_DELAY = 529
 _MP3_TRIMMED = 4608
 
@@ -960,7 +978,7 @@ class _Mp3Stream(_SndfileStream):
         number, spf = len(run.places), run.num_samples
         if not number:
             raise _unreadable(name, "it holds no frame of MP3")
-        named, delay = _info_of(run)
+        named, delay, padding = _info_of(run)
         if named:
             front = run.info if named == number else _renumbered(run, number)
         else:
@@ -978,11 +996,12 @@ class _Mp3Stream(_SndfileStream):
         self.problem = run.problem
         if named and number < named:
             self.problem = self.problem if self.problem == "lacks something" else "ends"
-            self.promised = (self.num_samples or 0) + (named - number) * spf
+            self.promised = named * spf - max(0, self._skipped) - max(0, padding - _MP3_DECODER_DELAY)
         elif named and number > named:
             seconds = named * spf / self.rate
             notes.append(
-                f"it goes on behind the {seconds:g} s that its header names, and all {number * spf / self.rate:g} s are read"
+                f"it goes on behind the {seconds:g} s that its header names, and all "
+                f"{number * spf / self.rate:g} s are read"
             )
         elif self.problem:
             self.promised = None
@@ -996,8 +1015,8 @@ class _Mp3Stream(_SndfileStream):
         if first <= 0 or self._skipped < 0:
             yield from super().chunks(start)
             return
-        # What the first frames need of those before them is not there. They are made silent, keep their bytes for those behind
-        # them, and lie in the part that is not kept.
+        # What the first frames need of those before them is not there. They are made silent, keep their bytes for
+        # those behind them, and lie in the part that is not kept.
         silent, place, held = b"", first, 0
         while held < _MP3_RESERVOIR and place < len(run.places):
             frame = self._file.at(run.places[place], run.sizes[place])
@@ -1021,17 +1040,17 @@ class _Mp3Stream(_SndfileStream):
         return [(int(start), int(end)) for start, end in zip(starts, [*ends[breaks], ends[-1]], strict=True)]
 
 
-def _info_of(run: _Mp3Run) -> tuple[int, int | None]:
-    """How many frames the describing one names, 0 if none; and the encoder's delay, if it says it."""
+def _info_of(run: _Mp3Run) -> tuple[int, int | None, int]:
+    """How many frames the describing one names, 0 if none; and the encoder's delay and padding, if it says them."""
     place = _info_place(run)
     if not run.info or place + 12 > len(run.info) or not run.info[place + 7] & 1:
-        return 0, None
-    flags = run.info[place + 7]
-    lame = _lame_place(place, flags)
-    delay = None
-    if lame + 24 <= len(run.info) and any(run.info[lame : lame + 9]):
-        delay = int.from_bytes(run.info[lame + 21 : lame + 24], "big") >> 12
-    return int.from_bytes(run.info[place + 8 : place + 12], "big"), delay
+        return 0, None, 0
+    number = int.from_bytes(run.info[place + 8 : place + 12], "big")
+    lame = _lame_place(place, run.info[place + 7])
+    if lame + 24 > len(run.info) or not any(run.info[lame : lame + 9]):
+        return number, None, 0
+    trims = int.from_bytes(run.info[lame + 21 : lame + 24], "big")
+    return number, trims >> 12, trims & 0xFFF
 
 
 def _info_place(run: _Mp3Run) -> int:
@@ -1046,6 +1065,8 @@ def _renumbered(run: _Mp3Run, number: int) -> bytes:
     """A describing frame with another number, and without a cut at the end, which is not where it says."""
     info, place = bytearray(run.info), _info_place(run)
     info[place + 8 : place + 12] = number.to_bytes(4, "big")
+    if info[place + 7] & 2:
+        info[place + 12 : place + 16] = (len(info) + sum(run.sizes)).to_bytes(4, "big")
     lame = _lame_place(place, info[place + 7])
     if lame + 24 <= len(info):
         info[lame + 22 : lame + 24] = bytes((info[lame + 22] & 0xF0, 0))
@@ -1163,8 +1184,8 @@ def _import_av(name: str, container: str) -> ModuleType:
         return importlib.import_module("av")
     except (ImportError, OSError) as error:
         raise ImportError(
-            f"Cannot read {name} as audio: it is {container.upper()}, for which the extra `audio` is needed ({error}). Install it "
-            f"with: {EXTRA}. Without it, {_READABLE} are read."
+            f"Cannot read {name} as audio: it is {container.upper()}, which needs the extra `audio` ({error}). "
+            f"Install it with: {EXTRA}. Without it, {_READABLE} are read."
         ) from error
 
 

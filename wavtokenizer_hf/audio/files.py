@@ -1,4 +1,4 @@
-"""Finding, reading and writing audio files."""
+"""Finding and writing audio files; reading them is `audio_input`'s."""
 
 import dataclasses
 import glob
@@ -9,8 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import import_for, read_audio
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+# What is looked for in folders; the last line needs the extra `audio`.
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"),
+    *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".mov", ".3gp", ".wma", ".amr"),
+)
 
 _PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -31,6 +37,16 @@ _ENCODINGS = {
 }
 WRITABLE_SUFFIXES = tuple(_ENCODINGS)
 
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "WRITABLE_SUFFIXES",
+    "FoundFile",
+    "find_files",
+    "read_audio",
+    "write_audio",
+    "write_audio_blocks",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundFile:
@@ -38,24 +54,6 @@ class FoundFile:
 
     path: Path
     relative: Path
-
-
-def read_audio(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Reads a whole audio file at its own rate.
-
-    The reading itself is the feature extractor's, which opens paths on its own in a model's folder on the Hub; it is
-    imported on the first call, because it brings torch with it.
-
-    Returns:
-        float32 samples (C, T) in [-1, 1], and the sampling rate in Hz.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a readable audio file.
-    """
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import read_audio as read
-
-    return read(path)
 
 
 def find_files(inputs: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[FoundFile]:
@@ -133,8 +131,6 @@ def write_audio_blocks(
     """
     encoding = _encoding_for(path)
     subtype = subtype or encoding.subtype
-
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for  # late, because it brings torch with it
 
     soundfile = import_for("writing audio files", "soundfile")
     if not soundfile.check_format(encoding.container, subtype):

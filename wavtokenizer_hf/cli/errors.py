@@ -2,9 +2,13 @@
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import typer
+
+from wavtokenizer_hf.audio_input import RecordingWarning
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
@@ -18,6 +22,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' if message else ''}{message} (--debug shows where)"
 
 
+def shown(name: object) -> str:
+    """A name of a file as text, which it need not be."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def report(error: BaseException, *, about: str = "", debug: bool = False) -> None:
     """Prints an error to stderr, with the traceback in front of it if `debug`."""
     if debug:
@@ -28,11 +37,31 @@ def report(error: BaseException, *, about: str = "", debug: bool = False) -> Non
 
 @contextlib.contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2."""
+    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2.
+
+    What there is to say of recordings becomes a line, too.
+    """
     try:
-        yield
+        with _recordings_heard():
+            yield
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except Exception as error:
         report(error, debug=debug)
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _recordings_heard() -> Iterator[None]:
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, RecordingWarning):
+                typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+            else:
+                others(message, category, *place)
+
+        warnings.simplefilter("always", RecordingWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

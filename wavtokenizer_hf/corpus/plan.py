@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import versions
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.source import Source
@@ -69,6 +70,7 @@ class Settings:
         shard_mb: Recordings of a shard come to about so many megabytes at most, where their sizes are known.
         max_hours: A longer recording is refused.
         keep_silent: Whether recordings without a sound are tokenised, too, instead of being listed as errors.
+        allow_incomplete: Whether to take what there is of recordings that break off; without it they are errors.
     """
 
     dtype: str = "float32"
@@ -76,6 +78,13 @@ class Settings:
     shard_mb: float = 1024.0
     max_hours: float = 24.0
     keep_silent: bool = False
+    allow_incomplete: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells settings apart; those that came later count only where they are used, so that plans go on."""
+        values = dataclasses.asdict(self)
+        return values if self.allow_incomplete else {k: v for k, v in values.items() if k != "allow_incomplete"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +124,7 @@ class Plan:
         digest: Tells it from every other plan.
         inputs: Digest of the recordings alone.
         columns: Those that are kept, by what the corpus calls them.
+        reading: What decodes and resamples, with versions; see `audio_input.versions`. Empty in older corpora.
     """
 
     folder: Path
@@ -126,6 +136,7 @@ class Plan:
     columns: dict[str, str]
     num_clips: int
     num_shards: int
+    reading: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def shard(self, index: int) -> Shard:
         rows = self._table.read_row_group(index).to_pylist()
@@ -170,7 +181,7 @@ def make_plan(
         inputs = listing.digest.hexdigest()
         plan = Plan(
             folder,
-            _digest([inputs, codec.fingerprint, dataclasses.asdict(settings)]),
+            _digest([inputs, codec.fingerprint, settings.identity]),
             inputs,
             source.name,
             codec,
@@ -178,6 +189,7 @@ def make_plan(
             _output_names(listing.columns),
             listing.num_clips,
             listing.num_shards,
+            versions(),
         )
         if before is not None and before.digest != plan.digest:
             change = _first_change(_listed(folder / CLIPS), _listed(unfinished))
@@ -211,6 +223,7 @@ def load_plan(folder: Path) -> Plan:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format version is {content['format_version']!r}, not {FORMAT_VERSION}")
+        content.setdefault("reading", {})
         values = {field.name: content[field.name] for field in dataclasses.fields(Plan) if field.name != "folder"}
         values |= {"codec": CodecInfo(**values["codec"]), "settings": Settings(**values["settings"])}
     except (ValueError, KeyError, TypeError) as error:

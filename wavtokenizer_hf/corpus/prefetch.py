@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -206,6 +207,7 @@ def _begin(reader: ClipReader) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key press reaches every process, and the one that waits decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
     _readers[:] = [reader]
 
 
