@@ -39,7 +39,7 @@ _FAR_ABOVE_FULL_SCALE = 10.0
 _MAX_SAMPLES_PER_BYTE = 16384
 # Samples that a decoder is asked for at once, always from a multiple of it on: where a broken stream ends must not
 # depend on how it is read.
-_GRAIN = 16384
+_GRAIN = 4096
 _SCANNED_BYTES = 1 << 20
 _READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
 
@@ -606,18 +606,24 @@ def _unreadable(name: str, reason: str) -> ValueError:
 
 # Where libsndfile notes that a header promises more bytes than the file has.
 _LOGGED = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|Data length|riff)\s*:?\s*(\d+) \(?should be (\d+)", re.M)
-_LOGGED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+_LOGGED_FRAMES = re.compile(
+    r"Calculated frame count (?P<there>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)"
+    r"|Frame count read from 'COMM' chunk \((?P<stated>\d+)\) not equal"
+)
 
 
 def _sndfile_stream(file: _Bytes, pieces: list[bytes | tuple[int, int]], name: str) -> _SndfileStream:
     """A stream of a format whose header libsndfile compares with the file itself."""
     stream = _SndfileStream(file, pieces, name)
-    found = _LOGGED_FRAMES.search(stream.log) or _LOGGED.search(stream.log)
-    if found and stream.num_samples is not None:
-        there, promised = sorted(map(int, found.groups()))
-        if not _is_placeholder(promised):
-            stream.promised = max(stream.num_samples + 1, stream.num_samples * promised // max(1, there))
-            stream.problem = "ends"
+    frames, sizes = _LOGGED_FRAMES.search(stream.log), _LOGGED.search(stream.log)
+    known = stream.num_samples
+    if known is not None and frames:
+        promised = int(frames["promised"] or frames["stated"])
+        if promised > known:
+            stream.promised, stream.problem = promised, "ends"
+    elif known is not None and sizes and not _is_placeholder(int(sizes[1])) and int(sizes[1]) > int(sizes[2]):
+        stream.promised = max(known + 1, known * int(sizes[1]) // max(1, int(sizes[2])))
+        stream.problem = "ends"
     if stream.log.startswith("Midi Sample Dump"):  # libsndfile makes up what is missing of it
         _check_sample_dump(file, stream)
     return stream
@@ -787,9 +793,10 @@ def _ogg_streams(file: _Bytes, begin: int, name: str, notes: list[str]) -> "list
                 if any(page):
                     notes.append(_LEFTOVER.format(file.size - position))
                 break
-            problems[-1] = problems[-1] or "lacks something"
             if further < 0:
+                problems[-1] = problems[-1] or "breaks off"
                 break
+            problems[-1] = problems[-1] or "lacks something"
             position = further
             continue
         flags, serial, number = page[5], page[14:18], int.from_bytes(page[18:22], "little")
@@ -815,7 +822,7 @@ def _ogg_streams(file: _Bytes, begin: int, name: str, notes: list[str]) -> "list
             stream.last_seek = max(0, stream.num_samples - (max(last) - min(last)) - _GRAIN)
         if problem:
             stream.problem = problem
-            stream.promised = stream.num_samples if problem == "lacks something" else None
+            stream.promised = None
             stream.num_samples = _count(stream)
         streams.append(stream)
     return streams
@@ -844,7 +851,7 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 # spread over two dozen, and its filters reach back over one more. The synthesis filter adds in an order that repeats
 # after 4 or 8 frames.
 _MP3_PREROLL, _MP3_PERIOD = 32, 8
-_MP3_RESERVOIR = 511
+_MP3_RESERVOIR = {3: 511, 2: 255, 0: 255}
 # Samples by which every decoder is late; the encoder's own delay comes on top. Where an MP3 does not say what to leave
 # out at its ends, it gets as many silent frames in front as the decoder is then told to leave out: a whole number of
 # the periods.
@@ -1018,7 +1025,7 @@ class _Mp3Stream(_SndfileStream):
         # What the first frames need of those before them is not there. They are made silent, keep their bytes for
         # those behind them, and lie in the part that is not kept.
         silent, place, held = b"", first, 0
-        while held < _MP3_RESERVOIR and place < len(run.places):
+        while held < _MP3_RESERVOIR[run.kind[0]] and place < len(run.places):
             frame = self._file.at(run.places[place], run.sizes[place])
             silent += _silent(frame, run.kind[0], held)
             held += max(0, len(frame) - _main_place(frame, run.kind[0]))
@@ -1101,7 +1108,7 @@ def _silent(frame: bytes, version: int, held: int) -> bytes:
     """A frame without sound of its own, that hands on its bytes and `held` ones from before it."""
     main = _main_place(frame, version)
     side = main - _side_bytes(version, frame[3] >> 6 == 3)
-    back = min(held, 511) << 7 if version == 3 else min(held, 255) << 8  # the first 9 or 8 bits
+    back = min(held, _MP3_RESERVOIR[version]) << (7 if version == 3 else 8)  # the first 9 or 8 bits
     return frame[:side] + back.to_bytes(2, "big") + bytes(main - side - 2) + frame[main:]
 
 
