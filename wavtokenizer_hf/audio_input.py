@@ -10,6 +10,7 @@ must begin so that a part of an MP3 is what the whole has there.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import io
@@ -238,7 +239,8 @@ def open_audio(
         FileNotFoundError: If there is no such file.
         ValueError: If it ends before its header says, with how much there is of how much; if it is a folder, a pipe,
             a device, empty, or not readable audio. Every message names the recording.
-        ImportError: If soundfile is missing or broken, or the extra that a format needs.
+        ImportError: If soundfile is missing or broken. The extra that a format needs is a ValueError: it costs one
+            recording.
 
     Warns:
         RecordingWarning: Of a header that was never finished, of bytes behind the end that no header explains, of
@@ -378,7 +380,7 @@ def _open_file(path: str | os.PathLike, name: str) -> BinaryIO:
     except PermissionError:
         raise
     except (OSError, ValueError) as error:
-        reason = "it is a link that leads in a circle" if getattr(error, "errno", 0) == 40 else error
+        reason = "it is a link that leads in a circle" if getattr(error, "errno", 0) == errno.ELOOP else error
         raise ValueError(f"Cannot read {name} as audio: {reason}") from None
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     if not stat.S_ISREG(mode):
@@ -1190,7 +1192,7 @@ def _import_av(name: str, container: str) -> ModuleType:
     try:
         return importlib.import_module("av")
     except (ImportError, OSError) as error:
-        raise ImportError(
+        raise ValueError(
             f"Cannot read {name} as audio: it is {container.upper()}, which needs the extra `audio` ({error}). "
             f"Install it with: {EXTRA}. Without it, {_READABLE} are read."
         ) from error

@@ -195,7 +195,7 @@ def test_what_is_no_recording_is_an_error_that_names_it_and_waits_for_nothing(ma
 
 def test_a_container_without_the_extra_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"a\.x.*MP4.*wavtokenizer-hf\[audio\]"):
+    with pytest.raises(ValueError, match=r"a\.x.*MP4.*wavtokenizer-hf\[audio\]"):
         read(b"\x00\x00\x00\x18ftypM4A " + bytes(200))
 
 

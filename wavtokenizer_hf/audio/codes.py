@@ -112,6 +112,7 @@ class CodeFile:
         """
         suffix = _suffix(path)
         fields = {name: getattr(self, name) for name in (*_COUNTS, *_TEXTS)}
+        fields = {name: value for name, value in fields.items() if value or name not in _LATER_TEXTS}
         header = {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
         with replacing(path) as temporary, open(temporary, "wb") as file:
             if suffix == ".npz":
