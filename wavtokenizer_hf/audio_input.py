@@ -19,6 +19,7 @@ import re
 import stat
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -170,7 +171,7 @@ class Recording:
             if stop is not None and first >= stop:
                 return
             at = max(0, start - first)
-            if stream.num_samples is not None and at >= stream.num_samples and not stream.problem:
+            if stream.num_samples is not None and at >= stream.num_samples:
                 first += stream.num_samples
                 continue
             end = first + at
@@ -801,6 +802,8 @@ def _ogg_streams(file: _Bytes, begin: int, name: str, notes: list[str]) -> "list
             problems[-1] = problems[-1] or "lacks something"
             position = further
             continue
+        if _ogg_checksum(file.at(position, length)) != int.from_bytes(page[22:26], "little"):
+            problems[-1] = problems[-1] or "is damaged"
         flags, serial, number = page[5], page[14:18], int.from_bytes(page[18:22], "little")
         if flags & 2 and not is_in_head:
             problems[-1] = problems[-1] or ("lacks its last page" if any(is_open.values()) else "")
@@ -828,6 +831,15 @@ def _ogg_streams(file: _Bytes, begin: int, name: str, notes: list[str]) -> "list
             stream.num_samples = _count(stream)
         streams.append(stream)
     return streams
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """The CRC of a page, without the one that it holds: zlib's, with bits and bytes the other way round."""
+    content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
+    return int(f"{zlib.crc32(content, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 _LEFTOVER = "{:,} bytes lie behind its end that no header explains, and are left out"
