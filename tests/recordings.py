@@ -85,7 +85,7 @@ def cut(content: bytes) -> bytes:
 
 def holed(content: bytes) -> bytes:
     half = len(content) // 2
-    return content[:half] + content[half + 701 :]
+    return content[:half] + content[half + 704 :]
 
 
 def flipped(content: bytes) -> bytes:

@@ -184,6 +184,7 @@ class Recording:
                         self._listen(chunk)
                         yield chunk
                     if end == stop:
+                        self._tell_cancelled()
                         return
             except _BrokenOffError as error:
                 problem = str(error) or "cannot be decoded"
@@ -192,6 +193,9 @@ class Recording:
             if problem and not stream.problem:
                 self._tell_incomplete(place, end - first, problem)
             first = end
+        self._tell_cancelled()
+
+    def _tell_cancelled(self) -> None:
         if self.num_channels > 1 and self.mono_peak <= SILENT_PEAK < self.peak:
             warnings.warn(
                 f"{self.name}: its channels cancel each other out: their mean is silent, with a peak of "
@@ -861,10 +865,9 @@ _BITRATES = {
     0: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2.5
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-# Frames that are decoded before a part begins: a frame may need bytes of the 511 before it, which the smallest frames
-# spread over two dozen, and its filters reach back over one more. The synthesis filter adds in an order that repeats
-# after 4 or 8 frames.
-_MP3_PREROLL, _MP3_PERIOD = 32, 8
+# Frames that are decoded before a part begins, besides those whose bytes it may need: filters reach back over one,
+# and some are left out. The synthesis filter adds in an order that repeats after 4 or 8 frames.
+_MP3_PREROLL, _MP3_PERIOD = 12, 8
 _MP3_RESERVOIR = {3: 511, 2: 255, 0: 255}
 # Samples by which every decoder is late; the encoder's own delay comes on top. Where an MP3 does not say what to leave
 # out at its ends, it gets as many silent frames in front as the decoder is then told to leave out: a whole number of
@@ -1031,7 +1034,11 @@ class _Mp3Stream(_SndfileStream):
 
     def chunks(self, start: int) -> Iterator[np.ndarray]:
         run, spf = self._run, self._run.num_samples
-        first = (start + self._skipped) // spf - _MP3_PREROLL
+        first, held = (start + self._skipped) // spf, 0
+        while first > 0 and held < _MP3_RESERVOIR[run.kind[0]]:
+            first -= 1
+            held += max(0, run.sizes[first] - 6 - _side_bytes(run.kind[0], False))
+        first -= _MP3_PREROLL
         first -= first % _MP3_PERIOD
         if first <= 0 or self._skipped < 0:
             yield from super().chunks(start)

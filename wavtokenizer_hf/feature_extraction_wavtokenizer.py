@@ -277,7 +277,8 @@ def as_mono(samples: np.ndarray, name: str) -> np.ndarray:
                 f"{name} has shape {samples.shape}, read as (channels, num_samples): {samples.shape[0]} channels. "
                 "Pass its transpose if the first axis is time, or a list of clips if it is a batch."
             )
-        samples = samples.mean(axis=0, dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+            samples = samples.mean(axis=0, dtype=np.float32)
     if not np.isfinite(samples).all():
         first = int(np.argmin(np.isfinite(samples)))
         raise ValueError(f"{name} holds NaN or infinity, first at sample {first}; repair or drop the clip.")

@@ -34,7 +34,8 @@ def encode_long_clip(
         for block in read_blocks:
             num_frames += block.shape[-1]
             peak = max(peak, float(np.abs(block).max()))
-            mono_peak = max(mono_peak, float(np.abs(block.mean(axis=0)).max()))
+            with np.errstate(invalid="ignore", over="ignore"):
+                mono_peak = max(mono_peak, float(np.abs(block.mean(axis=0)).max()))
             yield block
 
     try:
