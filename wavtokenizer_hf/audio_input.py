@@ -750,12 +750,11 @@ class _FlacStream(_SndfileStream):
                 self._look_at_end(total, notes)
 
     def _look_at_end(self, total: int, notes: list[str]) -> None:
-        try:
-            with self._open() as sound:
-                sound.seek(total - 1)
-                found = len(sound.read(2, dtype="float32", always_2d=True))
-        except RuntimeError:
-            found = 0
+        found = 0
+        with contextlib.suppress(RuntimeError), self._open() as sound:
+            sound.seek(total - 1)
+            for _ in range(2):  # one by one: what lies behind need not be FLAC
+                found += len(sound.read(1, dtype="float32", always_2d=True))
         if found == 1:
             return
         self.num_samples = None
