@@ -368,8 +368,9 @@ def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for kind in ("configuration", "feature_extraction", "modeling", *further):
-        source = Path(__file__).with_name(f"{kind}_wavtokenizer.py")
+    kinds = ("configuration", "feature_extraction", "modeling", *further)
+    for name in ("audio_input.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
+        source = Path(__file__).with_name(name)
         destination = directory / source.name
         # transformers' cache of a folder's code holds what was loaded of it.
         if source.exists() and not (destination.exists() and destination.samefile(source)):

@@ -624,6 +624,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         audio_codes_mask: Any = None,
         sampling_rate: int | None = None,
         resample: bool = False,
+        allow_incomplete: bool = False,
         loss_on: str | None = None,
         continue_audio: bool = False,
         padding: bool | str | PaddingStrategy = True,
@@ -643,6 +644,7 @@ class WavTokenizerProcessor(ProcessorMixin):
             audio_codes_mask: With an array of `audio_codes` of different lengths, as `encode` returns it.
             sampling_rate: Rate of the given arrays in Hz; see the feature extractor.
             resample: Whether to resample clips of another rate.
+            allow_incomplete: Whether to take what there is of files that break off; see the feature extractor.
             loss_on: Makes labels: `"all"`, or only `"audio"` (codes, begin and end) or `"text"`; the rest is -100.
             continue_audio: Whether the span that ends each text stays open, so that generation goes on with it.
             padding: `True` or `"longest"` pads to the longest, `"max_length"` to `max_length`; `False` does not pad,
@@ -688,7 +690,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         if audio is None:
             spans = self._given_spans(audio_codes, audio_codes_mask)
         else:
-            encoded = self._encode(audio, sampling_rate, resample)
+            encoded = self._encode(audio, sampling_rate, resample, allow_incomplete)
             spans = self.vocabulary.to_spans(encoded.audio_codes.cpu(), encoded.audio_codes_mask.cpu())
         filled = self._fill(rows, [_as_array(span) for span in spans])
         if continue_audio:
@@ -974,11 +976,15 @@ class WavTokenizerProcessor(ProcessorMixin):
             raise ValueError(f"{purpose} needs a codec, and this processor has none. Set it with `audio_tokenizer=`.")
         return self.audio_tokenizer
 
-    def _encode(self, audio: Any, sampling_rate: int | None, resample: bool) -> Any:
+    def _encode(self, audio: Any, sampling_rate: int | None, resample: bool, allow_incomplete: bool) -> Any:
         codec = self._codec("Encoding recordings")
-        inputs = self.feature_extractor(audio, sampling_rate=sampling_rate, resample=resample, return_tensors="pt").to(
-            codec.device
-        )
+        inputs = self.feature_extractor(
+            audio,
+            sampling_rate=sampling_rate,
+            resample=resample,
+            allow_incomplete=allow_incomplete,
+            return_tensors="pt",
+        ).to(codec.device)
         # Not in inference mode, whose tensors an embedding that is trained refuses.
         with torch.no_grad():
             return codec.encode(**inputs)

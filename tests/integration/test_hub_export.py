@@ -17,7 +17,12 @@ from wavtokenizer_hf.cli import main
 from wavtokenizer_hf.hub.export import export_to_hub_folder
 
 PACKAGE = Path(wavtokenizer_hf.__file__).parent
-CODE_FILES = ("configuration_wavtokenizer.py", "feature_extraction_wavtokenizer.py", "modeling_wavtokenizer.py")
+CODE_FILES = (
+    "audio_input.py",
+    "configuration_wavtokenizer.py",
+    "feature_extraction_wavtokenizer.py",
+    "modeling_wavtokenizer.py",
+)
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", *CODE_FILES}
 
 AUTO_MAP = {

@@ -12,11 +12,12 @@ from wavtokenizer_hf.cli import app, main
 from wavtokenizer_hf.cli.encode import CodeFormat
 from wavtokenizer_hf.cli.options import AudioFormat, DType
 
+READING = {"--allow-incomplete"}
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
 SURFACE = {
-    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *SHARED},
+    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *READING, *SHARED},
     "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", "--chunked", *SHARED},
-    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *SHARED},
+    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *READING, *SHARED},
     "evaluate": {
         "[MODEL] DATA",
         "--out",
@@ -31,9 +32,10 @@ SURFACE = {
         "--save-audio",
         "--seed",
         "--bandwidth-id",
+        *READING,
         *SHARED,
     },
-    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", "--debug"},
+    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", *READING, "--debug"},
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
     "tokenize-corpus": {
         "SOURCE",
@@ -52,6 +54,7 @@ SURFACE = {
         "--data-revision",
         "--ray",
         "--actors",
+        *READING,
         *SHARED - {"--overwrite"},
     },
     "status": {"OUT", "--verify", "--json", "--debug"},

@@ -367,7 +367,7 @@ def test_a_codec_that_breaks_a_clip_costs_that_clip(tiny_model, folders, monkeyp
 
 def test_a_part_beyond_the_end_of_its_recording_is_refused(tiny_model, folders):
     entry = Entry(folders / "ref" / "a.wav", "a@5-6.wav", 5.0, 6.0)
-    with pytest.raises(ValueError, match=re.escape("a@5-6.wav is empty: a.wav is 1.00 s long")):
+    with pytest.raises(ValueError, match=r"a\.wav ends at 1 s, and the part begins at 5 s"):
         CodecPairs(tiny_model, WavTokenizerFeatureExtractor(hop_length=80), [entry]).load(0)
 
 

@@ -20,7 +20,9 @@ FORMAT_VERSION = 1
 CODE_SUFFIXES = (".npz", ".json")
 
 _COUNTS = ("sampling_rate", "num_samples", "hop_length", "codebook_size")
-_TEXTS = ("fingerprint", "model", "source")
+_TEXTS = ("fingerprint", "model", "source", "reader", "resampler")
+# Those that files of older versions of the package lack.
+_LATER_TEXTS = ("reader", "resampler")
 # More than any of the values beside the codes takes, in bytes.
 _MOST_BYTES_OF_A_VALUE = 1 << 20
 # What zipfile, NumPy and json raise on a file that is cut short, altered or of another kind.
@@ -40,6 +42,8 @@ class CodeFile:
         fingerprint: That of the model which made the codes; empty if unknown.
         model: Its name, for people; empty if unknown.
         source: Name of the audio file; empty if unknown.
+        reader: What decoded it, with its version; empty if unknown, as in files of older versions of the package.
+        resampler: What would bring it to the rate, with its version; empty if unknown.
 
     Shape:
         audio_codes: (L,) or (1, L), kept as (1, L) int64, with `L = ceil(num_samples / hop_length)`.
@@ -56,6 +60,8 @@ class CodeFile:
     fingerprint: str = ""
     model: str = ""
     source: str = ""
+    reader: str = ""
+    resampler: str = ""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -109,6 +115,7 @@ class CodeFile:
         """
         suffix = _suffix(path)
         fields = {name: getattr(self, name) for name in (*_COUNTS, *_TEXTS)}
+        fields = {name: value for name, value in fields.items() if value or name not in _LATER_TEXTS}
         header = {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
         with replacing(path) as temporary, open(temporary, "wb") as file:
             if suffix == ".npz":
@@ -142,6 +149,7 @@ class CodeFile:
                 f"version {FORMAT_VERSION}: update wavtokenizer-hf or encode the clip again"
             )
         names = [field.name for field in dataclasses.fields(cls)]
+        content = dict.fromkeys(_LATER_TEXTS, "") | dict(content)
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}: encode the clip again")

@@ -1,4 +1,4 @@
-"""Finding, reading and writing audio files."""
+"""Finding and writing audio files; reading them is `audio_input`'s."""
 
 import collections
 import dataclasses
@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import import_for, read_audio
 
 # By which a folder's recordings are known; opening one tells whether it can be read here.
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".wave", ".rf64", ".w64", ".aif", ".aiff"),
     *(".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".weba"),
-    *(".mka", ".wma", ".amr", ".ape", ".wv", ".tta", ".spx", ".ac3", ".3gp"),
+    *(".mka", ".mkv", ".mov", ".wma", ".amr", ".ape", ".wv", ".tta", ".spx", ".ac3", ".3gp"),
 )
 
 _PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
@@ -38,6 +39,16 @@ _ENCODINGS = {
 }
 WRITABLE_SUFFIXES = tuple(_ENCODINGS)
 
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "WRITABLE_SUFFIXES",
+    "FoundFile",
+    "find_files",
+    "read_audio",
+    "write_audio",
+    "write_audio_blocks",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundFile:
@@ -45,24 +56,6 @@ class FoundFile:
 
     path: Path
     relative: Path
-
-
-def read_audio(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Reads a whole audio file at its own rate.
-
-    The reading itself is the feature extractor's, which opens paths on its own in a model's folder on the Hub; it is
-    imported on the first call, because it brings torch with it.
-
-    Returns:
-        float32 samples (C, T) in [-1, 1], and the sampling rate in Hz.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a readable audio file.
-    """
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import read_audio as read
-
-    return read(path)
 
 
 def find_files(
@@ -176,8 +169,6 @@ def write_audio_blocks(
     """
     encoding = _encoding_for(path)
     subtype = subtype or encoding.subtype
-
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for  # late, because it brings torch with it
 
     soundfile = import_for("writing audio files", "soundfile")
     if not soundfile.check_format(encoding.container, subtype):

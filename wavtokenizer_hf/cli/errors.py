@@ -2,11 +2,14 @@
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import typer
 
 from wavtokenizer_hf.audio.shown import folded, printable
+from wavtokenizer_hf.audio_input import RecordingWarning
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
@@ -35,9 +38,13 @@ def say(text: object, err: bool = False) -> None:
 
 @contextlib.contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2."""
+    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2.
+
+    What there is to say of recordings becomes a line, too.
+    """
     try:
-        yield
+        with _recordings_heard():
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except typer.BadParameter as error:
@@ -46,3 +53,19 @@ def reporting(debug: bool) -> Iterator[None]:
     except Exception as error:
         report(error, debug=debug)
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _recordings_heard() -> Iterator[None]:
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, RecordingWarning):
+                say(f"warning: {folded(str(message))}", err=True)
+            else:
+                others(message, category, *place)
+
+        warnings.simplefilter("always", RecordingWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

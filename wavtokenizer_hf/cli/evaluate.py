@@ -97,6 +97,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
+    allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -137,13 +138,15 @@ def evaluate(
         place = find_device(device)
         pairs: Pairs
         if are_pairs:
-            pairs = FolderPairs(first, second, frame_rate)
+            pairs = FolderPairs(first, second, frame_rate, allow_incomplete=allow_incomplete)
             described = None
             title = f"{_name(second)} against {_name(first)}"
         else:
             codec = load_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
             check_bandwidth_id(bandwidth_id, codec.config)
-            pairs = CodecPairs(codec.model, codec.feature_extractor, entries, bandwidth_id)
+            pairs = CodecPairs(
+                codec.model, codec.feature_extractor, entries, bandwidth_id, allow_incomplete=allow_incomplete
+            )
             described = describe_model(codec.model, codec.name, codec.fingerprint)
             title = f"{codec.name} on {_name(second)}"
         if limit is not None:

@@ -66,9 +66,9 @@ def plan_jobs(
         jobs = _lay_out(found, folder, suffix)
     if not any(job.source.exists() for job in jobs):
         raise typer.BadParameter(f"no such file: {_first_of([job.source for job in jobs])}")
-    sources = {job.source.resolve() for job in jobs}
+    sources = {os.path.realpath(job.source) for job in jobs}  # which a link that leads in a circle does not stop
     for job in jobs:
-        if job.target.resolve() in sources:
+        if os.path.realpath(job.target) in sources:
             raise typer.BadParameter(f"{job.target} is an input too: choose another output")
     refuse_existing([job.target for job in jobs], overwrite)
     return jobs
@@ -147,7 +147,7 @@ def _checked_file(path: Path, suffixes: Sequence[str], output_format: str | None
 
 
 def _lay_out(found: Sequence[FoundFile], folder: Path, suffix: str) -> list[Job]:
-    unique = {(file.path.resolve(), file.relative): file for file in found}.values()
+    unique = {(os.path.realpath(file.path), file.relative): file for file in found}.values()
     counts = collections.Counter(file.relative.with_suffix(suffix) for file in unique)
     sources: dict[Path, Path] = {}
     for file in unique:

@@ -42,6 +42,7 @@ def reconstruct(
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
+    allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -74,7 +75,9 @@ def reconstruct(
         clipped: list[Path] = []
 
         def work(job: Job) -> None:
-            clip = codec.feature_extractor(job.source, resample=True, return_tensors="pt")["input_values"]
+            clip = codec.feature_extractor(
+                job.source, resample=True, allow_incomplete=allow_incomplete, return_tensors="pt"
+            )["input_values"]
             with torch.inference_mode():
                 result = codec.model(clip.to(codec.model.device), bandwidth_id=bandwidth_id)
             samples = result.audio_values[0, 0].cpu().numpy()

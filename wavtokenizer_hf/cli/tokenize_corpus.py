@@ -71,6 +71,7 @@ def tokenize_corpus(
             "--keep-silent", help="Tokenise recordings without a sound, too; else they are listed as errors."
         ),
     ] = False,
+    allow_incomplete: options.AllowIncomplete = False,
     split: Annotated[
         str | None, typer.Option(help="Split of a dataset on the Hub.", metavar="NAME", show_default="train")
     ] = None,
@@ -136,7 +137,7 @@ def tokenize_corpus(
                     codec.model,
                     codec.feature_extractor,
                     CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
-                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent),
+                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete),
                     means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
                     processes=processes,
                     runner=RayRunner(actors) if is_on_ray else run.run_here,

@@ -65,6 +65,7 @@ def train(
             show_default="at the last step",
         ),
     ] = None,
+    allow_incomplete: options.AllowIncomplete = False,
     _recipes: Annotated[
         bool,
         typer.Option("--recipes", help="Name the recipes and exit.", callback=_print_recipes, is_eager=True),
@@ -80,7 +81,8 @@ def train(
     with reporting(debug):
         from wavtokenizer_hf.training.config import load_config
 
-        config = load_config(recipe, changes or [])
+        further = ["data.allow_incomplete=true"] if allow_incomplete else []
+        config = load_config(recipe, [*(changes or []), *further])
         run = out or Path("runs", Path(recipe).stem)
 
         handler = logging.StreamHandler()

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import versions
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.source import Source
@@ -74,6 +75,7 @@ class Settings:
         shard_mb: Recordings of a shard come to about so many megabytes at most, where their sizes are known.
         max_hours: A longer recording is refused.
         keep_silent: Whether recordings without a sound are tokenised, too, instead of being listed as errors.
+        allow_incomplete: Whether to take what there is of recordings that break off; without it they are errors.
     """
 
     dtype: str = "float32"
@@ -81,6 +83,13 @@ class Settings:
     shard_mb: float = 1024.0
     max_hours: float = 24.0
     keep_silent: bool = False
+    allow_incomplete: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells settings apart; those that came later count only where they are used, so that plans go on."""
+        values = dataclasses.asdict(self)
+        return values if self.allow_incomplete else {k: v for k, v in values.items() if k != "allow_incomplete"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +130,7 @@ class Plan:
         inputs: Digest of the recordings alone.
         columns: Those that are kept, by what the corpus calls them.
         passed_over: What lay beside the recordings, counted by suffix.
+        reading: What decodes and resamples, with versions; see `audio_input.versions`. Empty in older corpora.
     """
 
     folder: Path
@@ -133,6 +143,7 @@ class Plan:
     num_clips: int
     num_shards: int
     passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+    reading: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def shard(self, index: int) -> Shard:
         rows = self._table.read_row_group(index).to_pylist()
@@ -175,7 +186,7 @@ def make_plan(
         inputs = listing.digest.hexdigest()
         plan = Plan(
             folder,
-            _digest([inputs, codec.fingerprint, dataclasses.asdict(settings)]),
+            _digest([inputs, codec.fingerprint, settings.identity]),
             inputs,
             source.name,
             codec,
@@ -184,6 +195,7 @@ def make_plan(
             listing.num_clips,
             listing.num_shards,
             dict(sorted(source.passed_over.items())),
+            versions(),
         )
         if before is not None and before.digest != plan.digest:
             change = _first_change(_listed(folder / CLIPS), _listed(unfinished))
@@ -231,7 +243,8 @@ def load_plan(folder: Path) -> Plan:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format version is {content['format_version']!r}, not {FORMAT_VERSION}")
-        content.setdefault("passed_over", {})
+        for later in ("passed_over", "reading"):
+            content.setdefault(later, {})
         values = {field.name: content[field.name] for field in dataclasses.fields(Plan) if field.name != "folder"}
         values |= {"codec": CodecInfo(**values["codec"]), "settings": Settings(**values["settings"])}
     except (ValueError, KeyError, TypeError) as error:

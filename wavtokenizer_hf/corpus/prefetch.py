@@ -214,6 +214,7 @@ def _begin(reader: ClipReader) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
     _readers[:] = [reader]
 
 

@@ -104,6 +104,7 @@ class Worker:
             long_samples=self._batch_samples if feature_extractor.peak_db is None else math.inf,
             max_hours=settings.max_hours,
             keep_silent=settings.keep_silent,
+            allow_incomplete=settings.allow_incomplete,
         )
         self._means = means
         self._prefetchers: list[Prefetcher] = []

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import torch
 
-from wavtokenizer_hf.audio.files import find_files, read_audio
+from wavtokenizer_hf.audio.files import find_files
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.audio_input import read_audio
 from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
@@ -61,6 +62,7 @@ class CodecPairs:
 
     Args:
         bandwidth_id: Row of the decoder's adaptive norms; `None` is the model's own.
+        allow_incomplete: Whether to take what there is of recordings that break off.
 
     Raises:
         ValueError: If the feature extractor is another codec's.
@@ -72,18 +74,21 @@ class CodecPairs:
         feature_extractor: WavTokenizerFeatureExtractor,
         entries: Sequence[Entry],
         bandwidth_id: int | None = None,
+        *,
+        allow_incomplete: bool = False,
     ):
         check_same_codec(feature_extractor, model.config)
         self.model = model
         self.feature_extractor = feature_extractor
         self.entries = entries
         self.bandwidth_id = bandwidth_id
+        self.allow_incomplete = allow_incomplete
         self.unmatched: Mapping[str, Sequence[str]] = {}
         self._is_warm = False
 
     def load(self, index: int) -> Pair:
         entry = self.entries[index]
-        reference = _read(entry, self.feature_extractor)
+        reference = _read(entry, self.feature_extractor, self.allow_incomplete)
         if not self._is_warm:
             self._reconstruct(reference)  # the first call of a model pays for what later ones find ready
             self._is_warm = True
@@ -135,6 +140,7 @@ class FolderPairs:
         references: Folder, pattern or manifest of the recordings; only a manifest says what kind they are.
         estimates: Folder or pattern of what became of them.
         frame_rate: Of the codec that made them, in Hz, if it is known.
+        allow_incomplete: Whether to take what there is of recordings that break off.
 
     Raises:
         FileNotFoundError: If a folder holds no audio file.
@@ -146,10 +152,13 @@ class FolderPairs:
         references: str | os.PathLike[str],
         estimates: str | os.PathLike[str],
         frame_rate: float | None = None,
+        *,
+        allow_incomplete: bool = False,
     ):
         if frame_rate is not None and not 0 < frame_rate < math.inf:
             raise ValueError(f"a frame rate is a number of frames a second above 0, got {frame_rate:g}")
         self.frame_rate = frame_rate
+        self.allow_incomplete = allow_incomplete
         found = [Entry(file.path, file.relative.as_posix()) for file in find_files([estimates])]
         sides = find_entries(references), found
         are_unique = all(len({_stem(entry) for entry in side}) == len(side) for side in sides)
@@ -169,9 +178,10 @@ class FolderPairs:
 
     def load(self, index: int) -> Pair:
         entry = self.entries[index]
-        samples, sampling_rate = read_audio(self._estimate_paths[index])
+        path = self._estimate_paths[index]
+        samples, sampling_rate = read_audio(path, allow_incomplete=self.allow_incomplete)
         extractor = WavTokenizerFeatureExtractor(sampling_rate=sampling_rate)
-        reference = _read(entry, extractor)
+        reference = _read(entry, extractor, self.allow_incomplete)
         estimate = extractor(samples, return_tensors="pt")["input_values"][0, 0]
         num_samples = min(len(reference), len(estimate))
         return Pair(
@@ -185,16 +195,10 @@ class FolderPairs:
         )
 
 
-def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor) -> torch.Tensor:
+def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor, allow_incomplete: bool) -> torch.Tensor:
     """The entry's part of its recording, mono and at the extractor's rate, (T,)."""
-    recording = extractor(entry.path, resample=True, return_tensors="pt")["input_values"][0, 0]
-    start = round(entry.start_s * extractor.sampling_rate)
-    end = None if entry.end_s is None else round(entry.end_s * extractor.sampling_rate)
-    clip = recording[start:end]
-    if not len(clip):
-        duration_s = len(recording) / extractor.sampling_rate
-        raise ValueError(f"{entry.name} is empty: {entry.path.name} is {duration_s:.2f} s long")
-    return clip
+    samples, rate = read_audio(entry.path, entry.start_s, entry.end_s, allow_incomplete=allow_incomplete)
+    return extractor(samples, sampling_rate=rate, resample=True, return_tensors="pt")["input_values"][0, 0]
 
 
 def _transcript(entry: Entry) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wavtokenizer_hf.audio.dataset_rows import AudioRows, is_saved_dataset, load_saved_dataset
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
-from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio
+from wavtokenizer_hf.audio_input import open_audio
 
 # The rate, in Hz, at which a recording was made, where its file has another.
 ORIGIN_RATE_COLUMNS = ("origin_rate", "orig_sr")
@@ -52,12 +52,15 @@ class Clip:
     weight: float = 1.0
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def read(self, max_s: float = math.inf, position: float = 0.0) -> tuple[np.ndarray, int]:
+    def read(
+        self, max_s: float = math.inf, position: float = 0.0, *, allow_incomplete: bool = False
+    ) -> tuple[np.ndarray, int]:
         """Reads the clip or, of one that is longer than `max_s`, a section of that length.
 
         Args:
             max_s: In seconds.
             position: Where the section lies: 0 is the start of the clip, and just below 1 its end.
+            allow_incomplete: Take what there is of a recording that breaks off; see `audio_input.open_audio`.
 
         Returns:
             float32 samples (C, N), and the recording's sampling rate in Hz.
@@ -67,29 +70,19 @@ class Clip:
             ValueError: If it is not readable audio, or holds no sample where the clip lies.
         """
         source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
-        with open_audio(source) as file:
-            rate = int(file.samplerate)
-            start, end = self._section(file)
-            num_frames = int(min(end - start, max_s * rate))
-            file.seek(start + int(position * (end - start - num_frames + 1)))
-            return file.read(num_frames, dtype="float32", always_2d=True).T, rate  # (N, C) -> (C, N)
+        with open_audio(source, name=self.name, allow_incomplete=allow_incomplete) as recording:
+            rate = recording.sampling_rate
+            start, end = recording.bounds(self.start_s, self.end_s)
+            num_samples = int(min(end - start, max_s * rate))
+            first = start + int(position * (end - start - num_samples + 1))
+            return recording.read(first, first + num_samples), rate
 
     def seconds(self) -> float:
         """Length of the clip, as the recording's header tells it; errors are those of `read`."""
         source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
-        with open_audio(source) as file:
-            start, end = self._section(file)
-            return (end - start) / file.samplerate
-
-    def _section(self, file: Any) -> tuple[int, int]:
-        """The clip's first frame in its recording, and the one past its last."""
-        start = round(self.start_s * file.samplerate)
-        end = file.frames if self.end_s is None else min(file.frames, round(self.end_s * file.samplerate))
-        if end <= start:
-            raise ValueError(
-                f"the recording ends at {file.frames / file.samplerate:g} s, where the clip has not begun"
-            )
-        return start, end
+        with open_audio(source, name=self.name) as recording:
+            start, end = recording.bounds(self.start_s, self.end_s)
+            return (end - start) / recording.sampling_rate
 
 
 def find_clips(sources: Any) -> list[Clip]:

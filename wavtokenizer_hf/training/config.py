@@ -37,6 +37,7 @@ class DataConfig:
         uses_cutoff: Whether the mel loss leaves out what a recording's source could not hold; see `mel_loss`.
         cache_mb: Decoded clips that each loading process keeps, in megabytes.
         num_workers: Loading processes for each training process; 0 loads in the training process itself.
+        allow_incomplete: Whether to take what there is of recordings that break off, instead of leaving them out.
     """
 
     train: list[str] = dataclasses.field(default_factory=list)
@@ -53,6 +54,7 @@ class DataConfig:
     uses_cutoff: bool = True
     cache_mb: float = 0.0
     num_workers: int = 2
+    allow_incomplete: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -242,6 +242,7 @@ class Trainer:
             max_clip_s=data.max_clip_s,
             weights=weights,
             cache_mb=data.cache_mb,
+            allow_incomplete=data.allow_incomplete,
         )
         self.sampler, self.initial_sampler = (
             EpochSampler(
@@ -261,6 +262,7 @@ class Trainer:
             seed=config.seed,
             is_training=False,
             max_clip_s=max(data.max_clip_s, data.validation_s + 1),
+            allow_incomplete=data.allow_incomplete,
         )
 
     def _say(self, message: str) -> None:
