@@ -111,7 +111,9 @@ def nearest_code_table(result: dict[str, Any]) -> str:
     """A row for each codebook: processor time for a second of audio each way, what the index takes, and the memory."""
 
     def figures(way: dict[str, Any]) -> str:
-        return f"{1000 * way['cpu_s_per_s']['median']:.3g} ({way['ratio_to_baseline']:.2f})"
+        milliseconds = 1000 * way["cpu_s_per_s"]["median"]
+        number = f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
+        return f"{number} ({way['ratio_to_baseline']:.2f})"
 
     rows = [
         [
