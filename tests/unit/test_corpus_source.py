@@ -65,11 +65,17 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
 
 def test_what_lies_beside_the_recordings_is_counted(tmp_path):
     write_recordings(tmp_path, 2)
-    for name in ("a.txt", "b.TXT", "c", ".hidden.wav", "first/x.tar"):
+    for name in ("a.txt", "b.TXT", "c", ".hidden.wav", "first/x.tar", "a.\x1b[31m<script>"):
         (tmp_path / name).touch()
     source = find_source(tmp_path)
     assert len(list(source.clips())) == len(list(source.clips())) == 2
-    assert source.passed_over == {".txt": 2, "without a suffix": 1, "hidden": 1, ".tar": 1}
+    assert source.passed_over == {
+        ".txt": 2,
+        "without a suffix": 1,
+        "hidden": 1,
+        ".tar": 1,
+        "with another suffix": 1,
+    }
 
 
 def test_a_folder_that_may_not_be_listed_is_a_clip_that_says_so(tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ import dataclasses
 import fnmatch
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -118,6 +119,13 @@ def walk(root: Path, suffixes: Sequence[str], passed_over: collections.Counter[s
             elif _is_wanted(path, suffixes, passed_over):
                 yield FoundFile(path, path.relative_to(root))
         waiting += reversed(folders)
+
+
+def kind_by_suffix(path: PurePath) -> str:
+    """What to count a file under; never what nobody would call a suffix, as it is shown to people."""
+    if not path.suffix:
+        return "without a suffix"
+    return path.suffix.lower() if re.fullmatch(r"\.\w{1,16}", path.suffix, re.ASCII) else "with another suffix"
 
 
 def write_audio(
@@ -248,8 +256,7 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _is_wanted(path: Path, suffixes: Sequence[str], passed_over: collections.Counter[str]) -> bool:
-    suffix = path.suffix.lower()
-    if suffix in suffixes:
+    if path.suffix.lower() in suffixes:
         return True
-    passed_over[suffix or "without a suffix"] += 1
+    passed_over[kind_by_suffix(path)] += 1
     return False

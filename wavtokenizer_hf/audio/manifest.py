@@ -207,7 +207,7 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
     file = _first(columns, PATH_COLUMNS)
     if not file:
         raise ValueError(
-            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(columns)}"
+            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS[:2])}, found {', '.join(columns)}"
         )
     unknown = [name for name, text in columns.items() if _seems_to_bound(name, text.strip())]
     if unknown:

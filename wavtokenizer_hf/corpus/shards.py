@@ -253,7 +253,7 @@ def _read_footer(path: Path) -> pq.FileMetaData:
     Raises:
         ValueError: If it has another checksum, or there is none.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         num_bytes = file.seek(0, os.SEEK_END)
         file.seek(max(0, num_bytes - _TAIL))
         tail = file.read()

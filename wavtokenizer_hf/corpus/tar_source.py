@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, FoundFile, find_files
+from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, FoundFile, find_files, kind_by_suffix
 from wavtokenizer_hf.audio.manifest import as_text
 from wavtokenizer_hf.audio.named_bytes import NamedBytes
 from wavtokenizer_hf.corpus.clip import PlannedClip
@@ -158,7 +158,7 @@ class _Archive:
         elif member.suffix in _TEXT_SUFFIXES:
             self._texts.append(member)
         else:
-            self._passed_over[member.suffix or "without a suffix"] += 1
+            self._passed_over[kind_by_suffix(PurePosixPath(member.name))] += 1
 
     def _paired(self, content: BinaryIO) -> tuple[dict[_Member, dict[str, str]], list[PlannedClip]]:
         """What the texts say of each recording; and the texts that belong to none, or that a recording lacks."""

@@ -199,7 +199,8 @@ class Worker:
 
 def fused_encoder(model: WavTokenizerPreTrainedModel) -> WavTokenizerPreTrainedModel:
     """The encoder of a model, as a copy whose weight norm is merged away; or the model itself if it is fused."""
-    return model if model.is_fused else copy.deepcopy(model.base_model).fuse()
+    encoder: Any = model.base_model
+    return model if model.is_fused else copy.deepcopy(encoder).fuse()
 
 
 @contextlib.contextmanager
