@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -198,17 +198,14 @@ class WavTokenizerConfig(PreTrainedConfig):
         Raises:
             TypeError: If it is that of another model.
         """
-        if isinstance(config, WavTokenizerConfig):
-            return config
         model_type = getattr(config, "model_type", type(config).__name__)
-        # By its type, because a folder's own code has a class of its own.
-        classes = {kind.model_type: kind for kind in (WavTokenizerConfig, WavTokenizerCausalConfig)}
-        config_class: Any = classes.get(str(model_type).removesuffix("_encoder"))
-        if config_class is None:
+        if str(model_type).startswith(WavTokenizerConfig.model_type) and hasattr(config, "is_causal"):
+            return cast(WavTokenizerConfig, config)  # ours, perhaps of the class that a folder's own code has
+        if model_type not in (WavTokenizerConfig.model_type, "wavtokenizer_encoder"):
             raise TypeError(f"Expected the configuration of a WavTokenizer, got one of type {model_type!r}.")
         values = config.to_dict()
         values.pop("model_type")
-        return config_class.from_dict(values, attn_implementation=config._attn_implementation)
+        return cls.from_dict(values, attn_implementation=config._attn_implementation)
 
     def validate_architecture(self):
         """Checks that the settings fit together; called by transformers after construction and before saving."""

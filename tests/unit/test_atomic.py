@@ -158,6 +158,18 @@ def test_two_writers_of_one_file_do_not_write_into_one_another(tmp_path):
     assert content(tmp_path) == {"a": "first"}
 
 
+@pytest.mark.skipif(atomic.fcntl is None, reason="no locks here")
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def without_locks(*_arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(atomic.fcntl, "flock", without_locks)
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+    replace(tmp_path / "out")
+    assert content(tmp_path) == {"a": "whole", **{f"out/{name}": "new" for name in NEW}}
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_files_have_the_modes_that_the_umask_gives_whoever_wrote_them(tmp_path, umask):
     before = os.umask(umask)

@@ -250,19 +250,36 @@ def _claim(target: Path) -> tuple[Path, int]:
     """
     for tag in (hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16], secrets.token_hex(8)):
         temporary = target.with_name(f".{tag}.tmp")
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        try:
             file = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file), temporary.stat()):
-                    os.ftruncate(file, 0)
-                    return temporary, file
-            except OSError:
-                os.close(file)
-                raise
-            os.close(file)
+        except PermissionError:
+            if temporary.exists():  # somebody else's
+                continue
+            raise
+        try:
+            _lock_open(file)
+            if os.path.samestat(os.fstat(file), temporary.stat()):
+                os.ftruncate(file, 0)
+                return temporary, file
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(file)
     raise FileExistsError(f"{target} is being written by another process")
+
+
+def _lock_open(file: int) -> None:
+    """Locks an open file or folder, where the system and the file system have such a thing.
+
+    Raises:
+        BlockingIOError: If another process has it.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
 
 
 def _lock(folder: Path) -> int | None:
@@ -275,12 +292,10 @@ def _lock(folder: Path) -> int | None:
         return None
     file = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        _lock_open(file)
+    except BlockingIOError:
         os.close(file)
-        if isinstance(error, BlockingIOError):
-            raise FileExistsError(f"{folder} is being written by another process; wait for it") from None
-        return None
+        raise FileExistsError(f"{folder} is being written by another process; wait for it") from None
     return file
 
 

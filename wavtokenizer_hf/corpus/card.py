@@ -24,7 +24,7 @@ def write_card(plan: Plan, statistics: Statistics | None = None) -> None:
     text = files(__package__).joinpath("dataset_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
+        finalize=lambda value: markdown(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

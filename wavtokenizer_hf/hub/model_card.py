@@ -69,7 +69,7 @@ def _template() -> jinja2.Template:
     text = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
+        finalize=lambda value: markdown(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
