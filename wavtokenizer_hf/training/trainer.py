@@ -206,7 +206,7 @@ class Trainer:
     def _prepare_folder(self) -> None:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
             for folder in (self.run, self.run / "checkpoints"):
                 discard_partial(folder)
             recover(self.run / BEST)

@@ -124,7 +124,7 @@ def validate(
     finally:
         model.train(was_training)
     counts = reduce(counts, "sum")
-    use = dataclasses.astuple(codebook_use(counts)) if uses_quantizer else (None, None, None)
+    use = codebook_use(counts) if uses_quantizer else None
     totals, num_scored = reduce(sums, "sum").tolist()
     measures = {
         metric.name: total / number
@@ -132,7 +132,16 @@ def validate(
         if number
     }
     mel = reduce(loss_sum, "sum").item() / len(dataset)
-    return Validation(mel, *use, len(dataset), examples, failures, measures)
+    return Validation(
+        mel,
+        use and use.usage,
+        use and use.entropy_bits,
+        use and use.perplexity,
+        len(dataset),
+        examples,
+        failures,
+        measures,
+    )
 
 
 def pitch_is_missing() -> str:
