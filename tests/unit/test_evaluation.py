@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.evaluation.coding import CodebookUsage
 from wavtokenizer_hf.evaluation.evaluate import ClipResult, Evaluation, evaluate
 from wavtokenizer_hf.evaluation.metric import Metric
 from wavtokenizer_hf.evaluation.page import choose_clips, write_evaluation_page
@@ -23,6 +24,7 @@ from wavtokenizer_hf.evaluation.results import as_json, as_markdown
 from wavtokenizer_hf.evaluation.saved_audio import SavedAudio
 from wavtokenizer_hf.evaluation.spectral import LogMelL1
 from wavtokenizer_hf.evaluation.summary import summarise
+from wavtokenizer_hf.evaluation.tone import FrameTone
 
 RATE = 24000
 
@@ -57,6 +59,8 @@ class Unavailable(Level):
 
 class Levels:
     """Pairs of constant signals; NaN stands for a file that cannot be read."""
+
+    has_codes, frame_rate = False, None
 
     def __init__(self, levels: Sequence[float], kinds: Sequence[str]):
         self.unmatched = {"references": ["lonely.wav"], "estimates": []}
@@ -130,6 +134,36 @@ def test_a_value_that_is_not_finite_is_skipped():
 def test_left_out_metrics_are_named_and_not_prepared():
     result = evaluate(Levels([1.0], [""]), [Level(), Unavailable()], left_out={"unavailable": "not asked for"})
     assert result.clips[0].skipped == {"unavailable": "not asked for"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        (Unavailable, "unavailable: some/model cannot be had: no connection"),
+        (CodebookUsage, "codebook_usage: there are no codes: the estimates came without their codec"),
+        (FrameTone, "frame_tone_db: the codec's frame rate is not known; --frame-rate says it"),
+    ],
+)
+def test_what_was_asked_for_by_name_and_cannot_be_computed_is_an_error_before_any_clip_is_read(metric, reason):
+    pairs = Levels([1.0], [""])
+    left_out = evaluate(pairs, [Level(), metric()])
+    assert left_out.unavailable == dict([reason.split(": ", 1)])
+    pairs.load = None
+    with pytest.raises(ValueError, match=re.escape(f"what was asked for cannot be computed. {reason}")):
+        evaluate(pairs, [Level(), metric()], asked={"level", metric.name})
+
+
+def test_reasons_are_sentences_and_no_traceback():
+    class Learned(Level):
+        name, default_model = "learned", "some/model"
+
+        def score(self, pair: Pair) -> float:
+            raise RuntimeError(
+                "The following failed.\nTraceback of TorchScript (most recent call last):\n  x\nToo short"
+            )
+
+    result = evaluate(Levels([1.0], [""]), [Learned()])
+    assert result.clips[0].skipped == {"learned": "some/model does not take this clip: Too short"}
 
 
 def test_each_clip_is_handed_over_with_its_pair():

@@ -1,7 +1,7 @@
 """`wavtokenizer evaluate`: how good a codec is, in figures and on a page."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,6 +164,7 @@ def evaluate(
                 pairs,
                 metrics,
                 left_out=left_out,
+                asked={*(_split(metric_names) or ()), *models},
                 device=place,
                 seed=seed,
                 setting={"model": described, "data": _name(second), "machine": describe_machine(place)},
@@ -176,6 +177,8 @@ def evaluate(
         )
         _print(evaluation)
         say(f"{page}: the page, beside results.json and results.md")
+        if not_measured := _not_measured(evaluation, left_out):
+            say(f"not measured: {not_measured}", err=True)
         for line in evaluation.warnings():
             say(f"warning: {line}", err=True)
         warn_about(save.clipped if save else [], "went beyond full scale and was clipped")
@@ -208,6 +211,15 @@ def _print(evaluation: "Evaluation") -> None:
     width = max(len(measure) for measure, _ in rows)
     for measure, value in rows:
         say(f"{measure:<{width}}  {value}")
+
+
+def _not_measured(evaluation: "Evaluation", left_out: Mapping[str, str]) -> str:
+    """What could not be measured at all, and why; metrics that wait to be asked for are no part of it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in evaluation.unavailable.items():
+        if name not in left_out:
+            names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(those)} ({reason})" for reason, those in names.items())
 
 
 def _end(evaluation: "Evaluation") -> None:

@@ -1,13 +1,14 @@
 """Runs metrics over pairs. Every clip gets, for every metric, either a score or the reason why it has none."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from wavtokenizer_hf.evaluation.coding import NO_CODES
 from wavtokenizer_hf.evaluation.metric import Metric, Score
 from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.pairs import Pairs
@@ -50,6 +51,7 @@ class Evaluation:
         unmatched: Files without a counterpart, by the side that they are on.
         seed: Of the intervals.
         setting: What else a reader needs to know: model, data, machine, versions.
+        unavailable: Why metrics scored nothing, by name.
     """
 
     metrics: Sequence[Metric]
@@ -57,6 +59,7 @@ class Evaluation:
     unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seed: int = 0
     setting: Mapping[str, Any] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     _summaries: dict[tuple[str, str | None], Summary] = field(default_factory=dict, repr=False)
 
     @property
@@ -98,6 +101,7 @@ def evaluate(
     metrics: Sequence[Metric],
     *,
     left_out: Mapping[str, str] | None = None,
+    asked: Collection[str] = (),
     device: torch.device | str = "cpu",
     seed: int = 0,
     setting: Mapping[str, Any] | None = None,
@@ -108,18 +112,21 @@ def evaluate(
     Args:
         metrics: As `registry.choose_metrics` makes them.
         left_out: Metrics that are to be named in the results and not computed, with the reason.
+        asked: Names of metrics without which the others are not worth the work.
         device: Where models of metrics compute.
         seed: Of the intervals.
         setting: Goes into the results as it is.
         on_clip: Called after each clip, with its pair where there is one.
+
+    Raises:
+        ValueError: If a metric of `asked` cannot be computed, before the first clip is read.
     """
     unavailable = dict(left_out or {})
     for metric in metrics:
-        if metric.name not in unavailable:
-            try:
-                metric.prepare(torch.device(device))
-            except _EXPECTED as error:
-                unavailable[metric.name] = _one_line(error, f"{metric.model} cannot be had" if metric.model else "")
+        if metric.name not in unavailable and (reason := _cannot_be_had(metric, pairs, torch.device(device))):
+            unavailable[metric.name] = reason
+    if missing := [f"{name}: {reason}" for name, reason in unavailable.items() if name in asked]:
+        raise ValueError(f"what was asked for cannot be computed. {'; '.join(missing)}")
     clips = []
     for index, entry in enumerate(pairs.entries):
         pair: Pair | None
@@ -133,7 +140,20 @@ def evaluate(
             clip = score_pair(index, pair, metrics, unavailable)
         clips.append(clip)
         on_clip(clip, pair)
-    return Evaluation(metrics, clips, pairs.unmatched, seed, setting or {})
+    return Evaluation(metrics, clips, pairs.unmatched, seed, setting or {}, unavailable)
+
+
+def _cannot_be_had(metric: Metric, pairs: Pairs, device: torch.device) -> str:
+    """Makes a metric ready; if it will not be, says why."""
+    if metric.needs_codes and not pairs.has_codes:
+        return NO_CODES
+    if metric.needs_frame_rate and pairs.frame_rate is None:
+        return "the codec's frame rate is not known; --frame-rate says it"
+    try:
+        metric.prepare(device)
+    except _EXPECTED as error:
+        return _one_line(error, f"{metric.model} cannot be had" if metric.model else "")
+    return ""
 
 
 def score_pair(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: Mapping[str, str]) -> ClipResult:
@@ -155,8 +175,11 @@ def score_pair(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: M
                 if not math.isfinite(metric.pool([score])):
                     raise ValueError("the value is not finite")
                 scores[metric.name] = score
-            except _EXPECTED as error:
+            except ValueError as error:
                 skipped[metric.name] = _one_line(error)
+            except _EXPECTED as error:
+                about = f"{metric.model} does not take this clip" if metric.model else ""
+                skipped[metric.name] = _one_line(error, about)
     try:
         tone_db = pair.once(frame_tone)
     except ValueError:
@@ -167,5 +190,9 @@ def score_pair(index: int, pair: Pair, metrics: Sequence[Metric], unavailable: M
 
 
 def _one_line(error: Exception, about: str = "") -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
+    """What an error says, as one sentence or some; of a traceback within, as TorchScript has it, only the end."""
+    text = str(error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1]
+    message = " ".join(text.split()) or type(error).__name__
     return f"{about}: {message}" if about else message

@@ -34,6 +34,7 @@ class Metric(ABC):
         sampling_rate: Rate in Hz at which it takes audio; `None` is the pair's own.
         kinds: What it is meant for; `None` is everything. Clips of unknown kind are scored in any case.
         extra: The package's extra that it needs.
+        needs_codes: Whether a pair must bring what the codec made on the way.
         needs_frame_rate: Whether a pair must say at which rate its codec works.
         default_model: Hub id of the model that it needs.
         model: That, or the one that was given in its place.
@@ -50,6 +51,7 @@ class Metric(ABC):
     sampling_rate: int | None = None  # a model may have its own
     kinds: ClassVar[tuple[str, ...] | None] = None
     extra: ClassVar[str | None] = None
+    needs_codes: ClassVar[bool] = False
     needs_frame_rate: ClassVar[bool] = False
     has_interval: ClassVar[bool] = True
     decimals: ClassVar[int] = 3

@@ -31,6 +31,14 @@ class Pairs(Protocol):
     def unmatched(self) -> Mapping[str, Sequence[str]]:
         """Files without a counterpart, by the side that they are on."""
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether pairs come with their codes."""
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Of the codec that makes or made the estimates, in Hz; `None` if unknown."""
+
     def load(self, index: int) -> Pair:
         """Makes a pair; a second call makes the same again.
 
@@ -50,6 +58,8 @@ class SpreadPairs:
         self._indices = [index * total // num_pairs for index in range(num_pairs)]
         self.entries = [pairs.entries[index] for index in self._indices]
         self.unmatched = pairs.unmatched
+        self.has_codes = pairs.has_codes
+        self.frame_rate = pairs.frame_rate
 
     def load(self, index: int) -> Pair:
         return self._pairs.load(self._indices[index])
@@ -68,6 +78,8 @@ class CodecPairs:
         ValueError: If the feature extractor is another codec's.
     """
 
+    has_codes = True
+
     def __init__(
         self,
         model: WavTokenizerPreTrainedModel,
@@ -83,6 +95,7 @@ class CodecPairs:
         self.entries = entries
         self.bandwidth_id = bandwidth_id
         self.allow_incomplete = allow_incomplete
+        self.frame_rate: float | None = model.config.frame_rate
         self.unmatched: Mapping[str, Sequence[str]] = {}
         self._is_warm = False
 
@@ -101,7 +114,7 @@ class CodecPairs:
             kind=entry.kind,
             transcript=_transcript(entry),
             coding=coding,
-            frame_rate=self.model.config.frame_rate,
+            frame_rate=self.frame_rate,
         )
 
     @torch.inference_mode()
@@ -146,6 +159,8 @@ class FolderPairs:
         FileNotFoundError: If a folder holds no audio file.
         ValueError: If no name is on both sides, or names are not unique.
     """
+
+    has_codes = False
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class F0Correlation(_PitchMetric):
         logs = _common_log_pitch(pair)
         if any(np.ptp(log) == 0 for log in logs):
             raise ValueError("the correlation of a constant pitch is undefined")
-        return float(np.corrcoef(*logs)[0, 1])
+        return float(np.corrcoef(logs[0], logs[1])[0, 1])
 
 
 def _common_log_pitch(pair: Pair) -> list[np.ndarray]:

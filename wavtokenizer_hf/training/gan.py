@@ -1,11 +1,13 @@
 """One step of the GAN: forward, losses, backward and both optimizers, on one or many processes."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import reduce
 from torch import nn
 
 from wavtokenizer_hf.training.codebook import CodebookLearner
@@ -14,6 +16,24 @@ from wavtokenizer_hf.training.schedule import Schedule, value_at
 from wavtokenizer_hf.training.steps import Reconstruction, deception_losses, judge, reconstruction_losses
 
 Losses = dict[str, torch.Tensor]
+
+
+class DivergenceError(RuntimeError):
+    """A loss, a gradient or a weight is not finite.
+
+    Args:
+        step: Number of the step, from 1.
+        values: What is not finite, by name.
+    """
+
+    def __init__(self, step: int, values: Mapping[str, float]):
+        named = ", ".join(f"{name} is {value}" for name, value in values.items())
+        super().__init__(
+            f"the run diverged in step {step}: {named}. It stops, and no checkpoint holds this step; go on from an "
+            "earlier one with a lower `optimizer.learning_rate`, or with `optimizer.max_grad_norm`"
+        )
+        self.step = step
+        self.values = dict(values)
 
 
 class GanStep:
@@ -89,6 +109,10 @@ class GanStep:
             uses_quantizer: `False` before the codebook's start.
             uses_discriminators: `False` before theirs.
 
+        Raises:
+            DivergenceError: If a loss or a gradient is not finite, here or in another process, before its optimizer
+                moves.
+
         Returns:
             The unweighted losses by name, averaged over the batches and detached; `generator/total`,
             `discriminator/total`, the norms of the gradients where they are limited, and `codebook/revived`.
@@ -104,12 +128,14 @@ class GanStep:
             if self.legacy and judges is not None:
                 with torch.no_grad():
                     seen = self._reconstruct(batch, bandwidth_ids[0], uses_quantizer, step)
-                self._teach_discriminators(real, seen.audio_values, bandwidth_ids[0], weights, share, is_last, logged)
+                self._teach_discriminators(
+                    real, seen.audio_values, bandwidth_ids[0], weights, share, is_last, step, logged
+                )
             with self._synchronising(self.generator, is_last):
                 reconstruction = self._reconstruct(batch, bandwidth_ids[1], uses_quantizer, step)
                 if not self.legacy and judges is not None:
                     fake = reconstruction.audio_values
-                    self._teach_discriminators(real, fake, bandwidth_ids[1], weights, share, is_last, logged)
+                    self._teach_discriminators(real, fake, bandwidth_ids[1], weights, share, is_last, step, logged)
                 cutoff_hz = batch.get("cutoff_hz")
                 losses = reconstruction_losses(real, reconstruction, self.sampling_rate, cutoff_hz, weights)
                 if judges is not None:
@@ -119,7 +145,7 @@ class GanStep:
                 loss = total(losses, weights)
                 self.accelerator.backward(loss * share)
             _add(logged, {**losses, "generator/total": loss}, share)
-        self._step(self.generator_optimizer, "generator", logged)
+        self._step(self.generator_optimizer, "generator", step, logged)
         if self.learner is not None and uses_quantizer and not self.legacy:
             logged["codebook/revived"] = torch.tensor(float(self.learner.update(step)))
         return logged
@@ -147,6 +173,7 @@ class GanStep:
         weights: Mapping[str, float],
         share: float,
         is_last: bool,
+        step: int,
         logged: Losses,
     ) -> None:
         with self._synchronising(self.discriminators, is_last):
@@ -156,19 +183,37 @@ class GanStep:
             self.accelerator.backward(loss * share)
         _add(logged, {**losses, "discriminator/total": loss}, share)
         if is_last:
-            self._step(self.discriminator_optimizer, "discriminator", logged)
+            self._step(self.discriminator_optimizer, "discriminator", step, logged)
 
     def _synchronising(self, module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
         """Gradients travel between processes with the last batch only."""
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(module)
 
-    def _step(self, optimizer: Any, name: str, logged: Losses) -> None:
+    def _step(self, optimizer: Any, name: str, step: int, logged: Losses) -> None:
+        moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        watched = {key: value for key, value in logged.items() if key.startswith(f"{name}/")}
         if self.max_grad_norm is not None:
-            moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             norm = self.accelerator.clip_grad_norm_(moved, self.max_grad_norm)
             if norm is not None:
                 logged[f"{name}/grad_norm"] = norm.detach()
+        if self.accelerator.scaler is None:  # which finds the scale by gradients that overflow, and skips these
+            norm = logged.get(f"{name}/grad_norm")
+            if norm is None:
+                norm = nn.utils.get_total_norm([value.grad for value in moved if value.grad is not None])
+            watched[f"{name}/gradient"] = norm
+        self._check(step, watched)
         optimizer.step()
+
+    def _check(self, step: int, watched: Losses) -> None:
+        """All processes stop if one of them has to."""
+        values = torch.stack([value.detach().to(self.accelerator.device, torch.float32) for value in watched.values()])
+        num_bad = (~values.isfinite()).sum()
+        if self.accelerator.num_processes > 1:
+            num_bad = reduce(num_bad, "sum")
+        if num_bad:
+            named = zip(watched, values.tolist(), strict=True)
+            bad = {name: value for name, value in named if not math.isfinite(value)}
+            raise DivergenceError(step + 1, bad or {"a loss of another process": math.nan})
 
     def _zero_grad(self) -> None:
         self.generator_optimizer.zero_grad()

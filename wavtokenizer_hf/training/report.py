@@ -17,6 +17,8 @@ from wavtokenizer_hf.training.validation import METRICS, PITCH_METRICS, Example
 
 REPORT = "report"
 _VALIDATED = "validation/mel"
+# Which validations through the quantizer alone have.
+_QUANTIZED = "codebook/usage"
 # Rows of the table of validations; of more, some are left out evenly.
 _MAX_ROWS = 20
 # A curve is drawn from so many points at most.
@@ -57,7 +59,7 @@ def write_training_report(
 
 def _tone_note(validations: Sequence[dict[str, Any]]) -> str:
     """What is to be said of the best validation, and of the last."""
-    best = min(validations, key=lambda entry: entry[_VALIDATED])
+    best = _best(validations)
     lines = [
         f"{name}, step {entry['step']:,}: {line}"
         for name, entry in {"Best": best, "Last": validations[-1]}.items()
@@ -66,16 +68,25 @@ def _tone_note(validations: Sequence[dict[str, Any]]) -> str:
     return " ".join(lines)
 
 
+def _best(validations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The one whose codec was kept."""
+    quantized = [entry for entry in validations if _QUANTIZED in entry]
+    return min(quantized or validations, key=lambda entry: entry[_VALIDATED])
+
+
 def _overview(entries: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> Facts:
     items = [("Steps", f"{max((entry['step'] for entry in entries), default=0):,}", "taken in all")]
     speeds = sorted(entry["audio_s_per_s"] for entry in entries if "audio_s_per_s" in entry)
     if speeds:
         items.append(("Throughput", f"{speeds[len(speeds) // 2]:.1f} s/s", "seconds of audio a second, the median"))
     if validations:
-        best = min(validations, key=lambda entry: entry[_VALIDATED])
+        best = _best(validations)
         items.append(("Best mel loss", f"{best[_VALIDATED]:.4f}", f"validation, at step {best['step']:,}"))
-        items.append(("Codebook in use", f"{best['codebook/usage']:.0%}", "of the entries, by the validation clips"))
-        items.append(("Perplexity", f"{best['codebook/perplexity']:.0f}", "size of an evenly used codebook as rich"))
+        if _QUANTIZED in best:
+            items.append(("Codebook in use", f"{best[_QUANTIZED]:.0%}", "of the entries, by the validation clips"))
+            items.append(
+                ("Perplexity", f"{best['codebook/perplexity']:.0f}", "size of an evenly used codebook as rich")
+            )
     return Facts(items)
 
 
@@ -98,7 +109,7 @@ def _validation_table(validations: Sequence[dict[str, Any]]) -> Table:
             labelled(metric): (f"validation/{metric.name}", f".{metric.decimals}f")
             for metric in METRICS + PITCH_METRICS
         },
-        "Codebook in use": ("codebook/usage", ".1%"),
+        "Codebook in use": (_QUANTIZED, ".1%"),
         "Perplexity": ("codebook/perplexity", ".0f"),
     }
     return Table(

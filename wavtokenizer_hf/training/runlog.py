@@ -60,6 +60,21 @@ class RunningMeans:
     def state_dict(self) -> dict[str, Any]:
         return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "num_steps": dict(self._num_steps)}
 
+    def check_state_dict(self, state: Any) -> None:
+        """Raises ValueError for anything else than what `state_dict` gives."""
+        sums, num_steps = state["sums"], state["num_steps"]
+        is_one = sums.keys() == num_steps.keys() and all(
+            type(name) is str
+            and isinstance(sums[name], torch.Tensor)
+            and sums[name].ndim == 0
+            and bool(sums[name].isfinite())
+            and type(number) is int
+            and number > 0
+            for name, number in num_steps.items()
+        )
+        if not is_one:
+            raise ValueError("it holds no sums of losses")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums, self._num_steps = state["sums"], state["num_steps"]
 

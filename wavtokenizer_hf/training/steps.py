@@ -69,16 +69,27 @@ class Generator(nn.Module):
             uses_quantizer: `False` hands all latents on as they are; the codes are then empty.
             num_bypassed: Hands on the latents of so many first clips as they are; codes are those of all clips.
         """
-        encoder_model = self.model.encoder_model
-        latents, _ = encoder_model.encoder(input_values)
-        if uses_quantizer:
-            codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
-        else:
-            quantized, commitment, num_bypassed = latents, latents.new_zeros(()), latents.shape[0]
-            codes = torch.empty(latents.shape[0], 0, dtype=torch.int64, device=latents.device)
-        heard = torch.cat([latents[:num_bypassed].to(quantized.dtype), quantized[num_bypassed:]])
-        audio_values = self.model.decode(bandwidth_id=bandwidth_id, quantized_latents=heard).audio_values
-        return Reconstruction(audio_values[:, 0], latents, codes, quantized, commitment, num_bypassed)
+        return reconstruct(self.model, input_values, bandwidth_id, uses_quantizer, num_bypassed)
+
+
+def reconstruct(
+    model: WavTokenizerModel,
+    input_values: torch.Tensor,
+    bandwidth_id: int | torch.Tensor | None = None,
+    uses_quantizer: bool = True,
+    num_bypassed: int = 0,
+) -> Reconstruction:
+    """Reconstructs (B, 1, T); see `Generator.forward`. Training and validation hear the same."""
+    encoder_model = model.encoder_model
+    latents, _ = encoder_model.encoder(input_values)
+    if uses_quantizer:
+        codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
+    else:
+        quantized, commitment, num_bypassed = latents, latents.new_zeros(()), latents.shape[0]
+        codes = torch.empty(latents.shape[0], 0, dtype=torch.int64, device=latents.device)
+    heard = torch.cat([latents[:num_bypassed].to(quantized.dtype), quantized[num_bypassed:]])
+    audio_values = model.decode(bandwidth_id=bandwidth_id, quantized_latents=heard).audio_values
+    return Reconstruction(audio_values[:, 0], latents, codes, quantized, commitment, num_bypassed)
 
 
 def judge(

@@ -19,6 +19,7 @@ from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
 from wavtokenizer_hf.training.clips import Clip
 from wavtokenizer_hf.training.dataset import CropDataset, collate
 from wavtokenizer_hf.training.losses import mel_loss
+from wavtokenizer_hf.training.steps import reconstruct
 
 # What a spectral loss does not hear; of the second ones, tracking the pitch takes longer than making the clip.
 METRICS: tuple[Metric, ...] = (FrameTone(), Level())
@@ -40,7 +41,7 @@ class Validation:
 
     Args:
         mel: The mel loss, the mean over clips.
-        usage: Share of the codebook's entries that the clips use.
+        usage: Share of the codebook's entries that the clips use; like the next two, `None` without quantizer.
         entropy_bits: Entropy of the codes' distribution.
         perplexity: 2 to the entropy.
         num_clips: Clips validated on.
@@ -50,9 +51,9 @@ class Validation:
     """
 
     mel: float
-    usage: float
-    entropy_bits: float
-    perplexity: float
+    usage: float | None
+    entropy_bits: float | None
+    perplexity: float | None
     num_clips: int
     examples: Sequence[Example]
     failures: Sequence[str] = ()
@@ -61,7 +62,7 @@ class Validation:
     @property
     def figures(self) -> dict[str, float]:
         """The numbers by the names under which they are logged."""
-        return {
+        figures = {
             "validation/mel": self.mel,
             **{f"validation/{name}": value for name, value in self.measures.items()},
             "codebook/usage": self.usage,
@@ -69,6 +70,7 @@ class Validation:
             "codebook/perplexity": self.perplexity,
             "validation/num_clips": self.num_clips,
         }
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 @torch.no_grad()
@@ -81,14 +83,16 @@ def validate(
     num_pictures: int,
     uses_cutoff: bool = True,
     num_pitch_clips: int = 0,
+    uses_quantizer: bool = True,
 ) -> Validation:
-    """Reconstructs the validation clips with all processes together, as inference does it, in float32.
+    """Reconstructs the validation clips with all processes together, as training does it, but in float32.
 
     Args:
         batch_size: Clips at a time in each process.
         num_pictures: Clips to return as examples, the same ones every time.
         uses_cutoff: See `DataConfig`.
         num_pitch_clips: Clips whose pitch is tracked as well, evenly spread and the same ones every time.
+        uses_quantizer: `False` before the codebook's start, when the decoder hears the latents in training, too.
     """
     was_training = model.training
     model.eval()
@@ -107,10 +111,10 @@ def validate(
             failures += batch["failures"]
             real = batch["input_values"].to(device)
             with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled anew for these shapes
-                output = model(real)
+                output = reconstruct(model, real, uses_quantizer=uses_quantizer)
             for place, index in enumerate(indices):
                 cutoff = batch["cutoff_hz"][place : place + 1] if uses_cutoff else None
-                pair = real[place], output.audio_values[place]  # (1, T) each
+                pair = real[place], output.audio_values[place : place + 1]  # (1, T) each
                 loss_sum += mel_loss(*pair, model.config.sampling_rate, cutoff)
                 metrics = METRICS if (index + 1) % stride else METRICS + PITCH_METRICS
                 sums += _measured(dataset.clips[index], pair, model, metrics).to(device)
@@ -119,7 +123,8 @@ def validate(
             counts += torch.bincount(output.audio_codes.flatten(), minlength=len(counts))
     finally:
         model.train(was_training)
-    use = codebook_use(reduce(counts, "sum"))
+    counts = reduce(counts, "sum")
+    use = codebook_use(counts) if uses_quantizer else None
     totals, num_scored = reduce(sums, "sum").tolist()
     measures = {
         metric.name: total / number
@@ -127,7 +132,16 @@ def validate(
         if number
     }
     mel = reduce(loss_sum, "sum").item() / len(dataset)
-    return Validation(mel, use.usage, use.entropy_bits, use.perplexity, len(dataset), examples, failures, measures)
+    return Validation(
+        mel,
+        use and use.usage,
+        use and use.entropy_bits,
+        use and use.perplexity,
+        len(dataset),
+        examples,
+        failures,
+        measures,
+    )
 
 
 def pitch_is_missing() -> str:
