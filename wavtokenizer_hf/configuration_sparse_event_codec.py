@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig
 
 # What a field that is left out means, by renderer.
 _DEFAULTS = {
-    "oscillator": {"n_fft": 1024, "num_mel_bins": 80, "hidden_size": 128, "event_dim": 8, "picks_per_pass": 8},
-    "wavetable": {"n_fft": 2048, "num_mel_bins": 0, "hidden_size": 512, "event_dim": 32, "picks_per_pass": 1},
+    "oscillator": {"n_fft": 1024, "hidden_size": 128, "event_dim": 8},
+    "wavetable": {"n_fft": 2048, "hidden_size": 512, "event_dim": 32},
 }
 
 
@@ -20,8 +20,8 @@ class SparseEventCodecConfig(PreTrainedConfig):
     """Geometry of a codec that turns a recording into a few events: a vector, a time and a gain each.
 
     There are two renderers. `"oscillator"`, the default, is this package's own: damped partials and bands of noise, of
-    bounded length, with quantised events. `"wavetable"` is the published model, number for number. A field of `None`
-    takes the value that belongs to the renderer, which is given in this order: oscillator, wavetable.
+    bounded length, with quantised events. `"wavetable"` is the published model, number for number. A field of 0 takes
+    the value that belongs to the renderer, which is given in this order: oscillator, wavetable.
 
     Args:
         renderer: `"oscillator"` or `"wavetable"`.
@@ -30,14 +30,14 @@ class SparseEventCodecConfig(PreTrainedConfig):
         n_fft: Samples that a frame's spectrum covers, from the frame's first one on: 1024, 2048.
         num_frames: Frames of a window. Events begin in its first half; the next window begins where that ends.
         num_events: Events per window, at most.
-        picks_per_pass: Events that one pass of the encoder may pick: 8, 1.
-        suppression_frames: Frames on either side of a pick from which the same pass takes no other.
         event_dim: Width of an event's vector: 8, 32.
-        num_mel_bins: Mel bands that the encoder sees the residual in, as logarithms: 80. At 0 it sees the magnitudes
-            of `n_fft / 2` bins as they are, as in the original: 0.
         hidden_size: Channels of the encoder: 128, 512.
         dilations: Frames that each of its blocks looks ahead.
-        num_partials: Damped partials of an event. This and what follows, to `noise_seed`, is the oscillator's.
+        num_mel_bins: Mel bands in which the encoder sees what is left, as logarithms. This and what follows, to
+            `max_gain_db`, is the oscillator's; the original's encoder sees the magnitudes of `n_fft / 2` bins.
+        picks_per_pass: Events that one pass of the encoder may pick.
+        suppression_frames: Frames on either side of a pick from which the same pass takes no other.
+        num_partials: Damped partials of an event.
         num_noise_bands: Bands of noise of an event, spaced evenly on the mel scale.
         event_samples: Samples after which an event has ended; at most half a window.
         renderer_hidden_size: Width of the two hidden layers between a vector and the sound's parameters.
@@ -49,7 +49,7 @@ class SparseEventCodecConfig(PreTrainedConfig):
         gain_step_db: Decibels between them.
         max_gain_db: The loudest level. A gain of 0 dB is an event of unit energy, whatever its length.
         onset_steps: Onsets that are told apart within a frame; they lie `hop_length / onset_steps` samples apart.
-        noise_seed: Seed from which an event's noise follows, together with the event itself.
+        noise_seed: Seed from which an event's noise follows, together with the event itself, in both renderers.
         num_noise_filters: Filters of the attack and of the resonances. This and what follows is the wavetable's.
         noise_filter_samples: Taps of such a filter.
         noise_expressivity: Filtered attacks that an event mixes over time.
@@ -84,16 +84,16 @@ class SparseEventCodecConfig(PreTrainedConfig):
     renderer: str = "oscillator"
     sampling_rate: int = 22050
     hop_length: int = 256
-    n_fft: int | None = None
+    n_fft: int = 0
     num_frames: int = 512
     num_events: int = 32
-    picks_per_pass: int | None = None
-    suppression_frames: int = 3
-    event_dim: int | None = None
-    num_mel_bins: int | None = None
-    hidden_size: int | None = None
+    event_dim: int = 0
+    hidden_size: int = 0
     dilations: list[int] | tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 1)
 
+    num_mel_bins: int = 80
+    picks_per_pass: int = 8
+    suppression_frames: int = 3
     num_partials: int = 32
     num_noise_bands: int = 12
     event_samples: int = 16384
@@ -123,7 +123,7 @@ class SparseEventCodecConfig(PreTrainedConfig):
         # A list compares equal to what JSON gives back; a tuple does not.
         self.dilations, self.fsq_levels = list(self.dilations), list(self.fsq_levels)
         for name, value in _DEFAULTS.get(self.renderer, {}).items():
-            if getattr(self, name) is None:
+            if getattr(self, name) == 0:
                 setattr(self, name, value)
         super().__post_init__(**kwargs)
 
@@ -184,16 +184,15 @@ class SparseEventCodecConfig(PreTrainedConfig):
             raise ValueError(f"`renderer` must be 'oscillator' or 'wavetable', got {self.renderer!r}.")
         counts = (
             "sampling_rate hop_length n_fft num_frames num_events picks_per_pass event_dim hidden_size num_partials "
-            "num_noise_bands renderer_hidden_size num_gain_levels onset_steps num_noise_filters noise_filter_samples "
+            "num_mel_bins num_noise_bands renderer_hidden_size num_gain_levels onset_steps num_noise_filters noise_filter_samples "
             "noise_expressivity noise_deformations instr_expressivity num_deformations num_resonances num_envelopes "
             "num_decays num_rooms"
         )
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("suppression_frames", "num_mel_bins"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+        if self.suppression_frames < 0:
+            raise ValueError(f"`suppression_frames` must be 0 or more, got {self.suppression_frames}.")
         if self.num_frames % 2 or self.n_fft % 2 or self.n_fft % self.hop_length:
             raise ValueError(
                 "`num_frames` and `n_fft` must be even and `hop_length` must divide `n_fft`, got "
@@ -224,9 +223,9 @@ class SparseEventCodecConfig(PreTrainedConfig):
             )
         if self.hop_length % self.onset_steps:
             raise ValueError(f"`onset_steps` must divide `hop_length`, got {self.onset_steps}, {self.hop_length}.")
-        if self.event_samples % 512 or not 512 <= self.event_samples <= self.selection_samples - self.n_fft:
+        if self.event_samples % 1024 or not 1024 <= self.event_samples <= self.selection_samples - self.n_fft:
             raise ValueError(
-                "`event_samples` must be a multiple of 512 and at most half a window less `n_fft`, "
+                "`event_samples` must be a multiple of 1024 and at most half a window less `n_fft`, "
                 f"{self.selection_samples - self.n_fft}, got {self.event_samples}."
             )
         if not 0 < self.min_f0_hz < self.max_f0_hz < self.sampling_rate / 2:

@@ -23,13 +23,20 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_event_codec import SparseEventCodecConfig
-from .rendering_sparse_event_codec import WavetableRenderer
+from .rendering_sparse_event_codec import OscillatorRenderer, WavetableRenderer, event_numbers, mel_filters
+
+# Of fields that a model output may lack.
+_NONE: Any = None
 
 _MEL_FLOOR = 1e-4
 # The part of a window's energy that an event must take away to be told from rounding.
 _LEAST_DROP = 1e-6
 # What else than the gain of least squares is tried where spectra cancel: 3 and 6 dB less.
 _GAIN_FACTORS_DB = (0.0, -3.0, -6.0)
+# Passes for a window's events, if half of the picks are not kept.
+_PASSES_PER_NEED = 2
+# Events that are rendered together, with what the caches hold.
+_AT_ONCE = 32
 
 
 @dataclass
@@ -53,10 +60,10 @@ class SparseEventCodecEncoderOutput(ModelOutput):
         residual_spectra: (B, K + 1, F, T'), magnitudes that are left after so many places, of all frames. On request.
     """
 
-    event_vectors: torch.Tensor | None = None
-    event_onsets: torch.Tensor | None = None
-    event_gains: torch.Tensor | None = None
-    event_mask: torch.Tensor | None = None
+    event_vectors: torch.Tensor = _NONE
+    event_onsets: torch.Tensor = _NONE
+    event_gains: torch.Tensor = _NONE
+    event_mask: torch.Tensor = _NONE
     residual_energy: torch.Tensor | None = None
     event_codes: torch.Tensor | None = None
     event_logits: torch.Tensor | None = None
@@ -126,7 +133,7 @@ class SparseEventCodecDecoderOutput(ModelOutput):
         event_starts: int64 (B, K), the sample of the clip at which each row of `event_values` begins. On request.
     """
 
-    audio_values: torch.Tensor | None = None
+    audio_values: torch.Tensor = _NONE
     event_values: torch.Tensor | None = None
     event_starts: torch.Tensor | None = None
 
@@ -139,7 +146,7 @@ class SparseEventCodecOutput(SparseEventCodecEncoderOutput):
         audio_values: (B, 1, T), 0 past a clip's end.
     """
 
-    audio_values: torch.Tensor | None = None
+    audio_values: torch.Tensor = _NONE
 
 
 # ---------------------------------------------------------------------------------------------------------- encoder
@@ -180,8 +187,9 @@ class SparseEventCodecEncoder(nn.Module):
 
     def __init__(self, config: SparseEventCodecConfig):
         super().__init__()
-        self.input_projection = nn.Conv1d(config.num_mel_bins or config.num_bins, config.hidden_size, 1)
-        self.blocks = nn.ModuleList([SparseEventCodecBlock(config.hidden_size, d) for d in config.dilations])
+        num_features = config.num_mel_bins if config.renderer == "oscillator" else config.num_bins
+        self.input_projection = nn.Conv1d(num_features, config.hidden_size, 1)
+        self.blocks: Any = nn.ModuleList([SparseEventCodecBlock(config.hidden_size, d) for d in config.dilations])
         self.output_projection = nn.Conv1d(config.hidden_size, config.hidden_size, 1)
         self.vector_head = nn.Conv1d(config.hidden_size, config.event_dim, 1)
         self.switch_head = nn.Conv1d(config.hidden_size, 1, 1)
@@ -328,6 +336,15 @@ def _no_events(samples: torch.Tensor, event_dim: int) -> WindowEvents:
     return WindowEvents(nothing.new_zeros(0, event_dim), nothing.double(), nothing, nothing, drops=[], entered=0.0)
 
 
+def _energy(spectrum: torch.Tensor) -> torch.Tensor:
+    return spectrum.detach().square().sum(dtype=torch.float64)
+
+
+def _power(spectrum: torch.Tensor) -> torch.Tensor:
+    """Squares of magnitudes; torch takes several times as long for the magnitudes of complex numbers."""
+    return spectrum.real.square() + spectrum.imag.square()
+
+
 class SpectralSubtraction:
     """The original's decomposition of a window: spectra of events are subtracted, and may leave less than nothing.
 
@@ -394,8 +411,197 @@ class SpectralSubtraction:
         return events, {"residual": residual[..., half:]}
 
 
-def _energy(spectrum: torch.Tensor) -> torch.Tensor:
-    return spectrum.detach().square().sum(dtype=torch.float64)
+class SumMatching:
+    """Our decomposition of a window: the spectrum of the sum of all events comes nearer to the recording's.
+
+    What is left is the difference of magnitudes between the recording and the sum so far, whose spectrum is kept with
+    its phases, so that events that cancel count as such. Of each pick of a pass the onset is moved to where it fits
+    the waveform best, within its frame, and its gain is that of least squares. It is kept only if the energy of the
+    difference falls, on any input and under any weights.
+
+    What lies `n_fft` before the window's start counts, too, as far as it reaches into it.
+    """
+
+    def __init__(self, model: "SparseEventCodecModel"):
+        self.model, self.config = model, model.config
+        self.frames_before = self.config.num_samples_before // self.config.hop_length
+
+    def window(
+        self,
+        samples: torch.Tensor,
+        carry: dict[str, torch.Tensor],
+        num_onset_frames: int,
+        settings: DecompositionSettings,
+        noise: torch.Tensor | None = None,
+    ) -> tuple[WindowEvents, dict[str, torch.Tensor]]:
+        """Decomposes one window.
+
+        Args:
+            samples: (num_samples_before + num_samples_ahead,), the window begins after the first of the two.
+            carry: What the window before left; empty for the first one.
+            num_onset_frames: Frames in which events may begin.
+            settings: When to stop.
+            noise: Only `None`: noise is part of the event.
+        """
+        config, half = self.config, self.config.selection_frames
+        if noise is not None:
+            raise ValueError("`excitation_noise` is the wavetable's; the oscillator's noise follows from the event.")
+        new = _short_time_spectrum(samples[half * config.hop_length + config.num_samples_before :].detach(), config)
+        if carry:
+            old, entered = carry["recording"], 0.0
+        else:
+            first = samples[: (half - 1) * config.hop_length + config.num_samples_before + config.n_fft].detach()
+            old = _short_time_spectrum(first, config).abs()
+            entered = float(_energy(old))
+        recording = torch.cat([old, new.abs()])  # (frames_before + T, F)
+        total = torch.zeros_like(recording, dtype=new.dtype)
+        waveform = samples[config.num_samples_before :][: config.num_samples].detach().clone()
+        if carry:
+            total[: half + self.frames_before] = carry["total"]
+            waveform[: config.selection_samples] = carry["waveform"]
+        window = _Matching(self.model, settings, recording, total, waveform, num_onset_frames)
+        events, found = _no_events(samples, config.event_dim), []
+        while not window.is_done:
+            found += window.run_pass()
+        if found:
+            columns = [torch.stack(column) for column in zip(*found, strict=True)]
+            events.vectors, events.onsets, events.gains, events.logits = columns
+        events.entered = entered + float(_energy(recording[half + self.frames_before :]))
+        events.drops, events.spectra = window.drops, tuple(window.spectra)
+        if settings.quantize:
+            events.codes = self.model.quantizer.to_codes(events.vectors, events.onsets, events.gains)
+        carry = {
+            "recording": recording[half:],
+            "total": total[half:],
+            "waveform": waveform[config.selection_samples :],
+        }
+        return events, carry
+
+
+class _Matching:
+    """What one window's matching goes on with: the recording's magnitudes, the sum so far, and what is tried."""
+
+    def __init__(
+        self,
+        model: "SparseEventCodecModel",
+        settings: DecompositionSettings,
+        recording: torch.Tensor,
+        total: torch.Tensor,
+        waveform: torch.Tensor,
+        num_onset_frames: int,
+    ):
+        self.model, self.config, self.settings = model, model.config, settings
+        self.recording, self.total, self.waveform = recording, total, waveform
+        self.is_free = torch.ones(num_onset_frames, dtype=torch.bool, device=recording.device)
+        self.energy = self.energy_at_first = float(_energy(recording - _power(total).sqrt()))
+        self.drops: list[float] = []
+        self.spectra: list[torch.Tensor] = []
+        self.matrices = model.encoder.matrices()
+        self.num_passes, self.max_passes = 0, _PASSES_PER_NEED * -(-settings.num_events // model.config.picks_per_pass)
+        self.frames_before = model.config.num_samples_before // model.config.hop_length
+        steps = model.config.hop_length - model.config.onset_step_samples
+        self.event_frames = self.frames_before + -(-(steps + model.config.event_samples) // model.config.hop_length)
+
+    @property
+    def is_done(self) -> bool:
+        is_full = len(self.drops) >= self.settings.num_events or self.num_passes >= self.max_passes
+        return is_full or self.settings.is_done(self.energy, self.energy_at_first) or not bool(self.is_free.any())
+
+    def run_pass(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Lets the encoder look once, and tries what it picks: vector, onset, gain and logit of what is kept."""
+        self.num_passes += 1
+        model, quantizer = self.model, self.model.quantizer
+        left = (self.recording - _power(self.total).sqrt()).clamp(min=0)
+        features = model.mel_features(left[self.frames_before :])
+        vectors, logits = model.encoder(features[None], len(self.is_free), self.matrices)
+        frames = self._choose_frames(logits[0].detach())
+        self.is_free[frames] = False
+        if not len(frames):
+            self.is_free[:] = False
+            return []
+        picked = quantizer.bound(vectors[0, :, frames].transpose(0, 1))  # (M, D)
+        if self.settings.quantize:
+            picked = quantizer.round(picked)
+        numbers = model.noise_numbers(picked, frames)
+        with torch.no_grad():
+            sounds = model.renderer(picked.detach(), numbers)
+            steps = self._best_steps(sounds, frames)
+            shifted = self._spectra_of(sounds, steps)
+        kept = []
+        for number, frame in enumerate(frames.tolist()):
+            if self.is_done:
+                break
+            gain = self._take(sounds[number], shifted[number], frame, int(steps[number]))
+            if gain is not None:
+                onset = frames[number].double() * self.config.hop_length + steps[number]
+                kept.append((picked[number], onset, gain, logits[0, frames[number]]))
+        return kept
+
+    def _choose_frames(self, logits: torch.Tensor) -> torch.Tensor:
+        """The frames with the highest logits above 0, none near another: int64 (M,)."""
+        scores = logits.nan_to_num(nan=-math.inf).masked_fill(~self.is_free, -math.inf).tolist()
+        order = sorted((frame for frame, score in enumerate(scores) if score > 0), key=lambda frame: -scores[frame])
+        chosen: list[int] = []
+        for frame in order:
+            if all(abs(frame - other) > self.config.suppression_frames for other in chosen):
+                chosen.append(frame)
+            if len(chosen) == self.config.picks_per_pass:
+                break
+        return torch.tensor(chosen, dtype=torch.int64, device=logits.device)
+
+    def _best_steps(self, sounds: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Samples after its frame's start at which each sound (M, L) fits best what is left of the waveform."""
+        step, length = self.config.onset_step_samples, sounds.shape[-1]
+        reach = length + self.config.hop_length - step
+        starts = (frames * self.config.hop_length).tolist()
+        parts = torch.stack([self.waveform[start : start + reach] for start in starts])
+        likeness = (parts.unfold(-1, length, step).double() @ sounds[..., None].double())[..., 0]  # (M, onset_steps)
+        return likeness.nan_to_num(nan=-math.inf).argmax(dim=-1) * step
+
+    def _spectra_of(self, sounds: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Complex (M, event_frames, F) of sounds (M, L), from the first frame on that reaches into them."""
+        config = self.config
+        needed = (self.event_frames - 1) * config.hop_length + config.n_fft
+        padded = sounds.new_zeros(len(sounds), needed)
+        for row, sound, step in zip(padded, sounds, steps.tolist(), strict=True):
+            begin = config.num_samples_before + step
+            row[begin : begin + len(sound)] = sound
+        return _short_time_spectrum(padded, config)
+
+    def _take(self, sound: torch.Tensor, spectrum: torch.Tensor, frame: int, step: int) -> torch.Tensor | None:
+        """Adds an event to the sum if that brings it nearer to the recording; its gain, or `None`."""
+        span = slice(frame, frame + self.event_frames)
+        recording, total = self.recording[span], self.total[span]
+        spectrum = spectrum[: len(recording)]
+        # The power of the sum under any gain, |total + gain * spectrum| ** 2, is a polynomial of it.
+        power, event_power = _power(total), _power(spectrum)
+        mixed = 2 * (total.real * spectrum.real + total.imag * spectrum.imag)
+        left = recording - power.sqrt()
+        best = (left * event_power.sqrt()).sum() / event_power.sum().clamp(min=1e-20)
+        if not best > 0 or not best.isfinite():
+            return None
+        gains = best * 10 ** (torch.tensor(_GAIN_FACTORS_DB, device=best.device, dtype=best.dtype) / 20)
+        if self.settings.quantize:
+            quantizer = self.model.quantizer
+            gains = quantizer.gains_of(quantizer.gain_levels(gains)).to(best)
+        after = [
+            _energy(recording - (power + gain * mixed + gain.square() * event_power).clamp(min=0).sqrt())
+            for gain in gains
+        ]
+        energies = torch.stack(after).nan_to_num(nan=math.inf)
+        choice = int(energies.argmin())
+        drop = float(_energy(left) - energies[choice])
+        least = 10 ** (self.settings.min_drop_db / 10) if self.settings.min_drop_db is not None else 0.0
+        if not drop > max(_LEAST_DROP, least) * self.energy:
+            return None
+        total += gains[choice] * spectrum
+        start = frame * self.config.hop_length + step
+        self.waveform[start : start + len(sound)] -= gains[choice] * sound
+        self.drops.append(drop)
+        self.energy -= drop
+        if self.settings.output_residuals:
+            self.spectra.append((self.recording - _power(self.total).sqrt())[self.frames_before :].transpose(0, 1))
+        return gains[choice]
 
 
 # ------------------------------------------------------------------------------------------------------------ models
@@ -407,23 +613,25 @@ class SparseEventCodecPreTrainedModel(PreTrainedModel):
     config: SparseEventCodecConfig
     base_model_prefix = "sparse_event_codec"
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
     _no_split_modules = ["SparseEventCodecBlock"]
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: Any):
         """As the original starts: uniform weights, tables of their own, torch's defaults under weight norm."""
-        width = self.config.initializer_range
+        width, own = self.config.initializer_range, module._parameters
         if isinstance(module, (nn.Linear, nn.Conv1d)):
-            if "weight" in module._parameters and module.weight is not None:
-                init.uniform_(module.weight, -width, width)
-            init.zeros_(module.bias)
+            # Under weight norm the weight is none of its own; the list below has what makes it.
+            if "weight" in own:
+                init.uniform_(own["weight"], -width, width)
+            init.zeros_(own["bias"])
         elif isinstance(module, nn.utils.parametrize.ParametrizationList):
-            # As torch draws a convolution's weight, of which weight norm then takes the length.
-            init.kaiming_uniform_(module.original1, a=math.sqrt(5))
-            init.copy_(module.original0, module.original1.flatten(1).norm(dim=1)[:, None, None])
-        elif isinstance(module, WavetableRenderer):
+            init.kaiming_uniform_(own["original1"], a=math.sqrt(5))
+            init.copy_(own["original0"], own["original1"].flatten(1).norm(dim=1)[:, None, None])
+        elif isinstance(module, (WavetableRenderer, OscillatorRenderer)):
             module.init_tables()
+        elif isinstance(module, SparseEventCodecModel) and self.config.renderer == "oscillator":
+            init.copy_(module.mel_filters, module._mel_filters())
 
 
 class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
@@ -445,9 +653,18 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
     def __init__(self, config: SparseEventCodecConfig):
         super().__init__(config)
         self.encoder = SparseEventCodecEncoder(config)
-        self.renderer = WavetableRenderer(config)
-        self.decomposition = SpectralSubtraction(self)
+        self.quantizer = EventQuantizer(config)
+        if config.renderer == "wavetable":
+            self.renderer: Any = WavetableRenderer(config)
+            self.decomposition: SpectralSubtraction | SumMatching = SpectralSubtraction(self)
+        else:
+            self.renderer = OscillatorRenderer(config)
+            self.decomposition = SumMatching(self)
+            self.mel_filters = nn.Buffer(self._mel_filters(), persistent=False)
         self.post_init()
+
+    def _mel_filters(self) -> torch.Tensor:
+        return mel_filters(self.config.num_mel_bins, self.config.num_bins, self.config.sampling_rate)
 
     # ------------------------------------------------------------------------------------------------- encoding
 
@@ -563,9 +780,7 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
                     part = whole[:, start // hop_length :][:, : self.config.num_frames]
                     part.copy_(events.spectra[place][:, : part.shape[-1]])
                 spectra.append(whole)
-        if not windows:
-            windows.append(self.place_events(_no_events(clip, self.config.event_dim), 0, 0))
-        output = _join(windows, dim=1)
+        output = self.join_windows(windows, settings, clip)
         taken = torch.tensor([0.0, *drops], dtype=torch.float64, device=clip.device).cumsum(dim=0)
         output.residual_energy = ((1 - taken / entered) if entered > 0 else torch.ones_like(taken))[None]
         output.residual_spectra = torch.stack(spectra)[None] if spectra else None
@@ -588,6 +803,17 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
             event_logits=F.pad(events.logits, (0, free))[None],
         )
 
+    def join_windows(
+        self, windows: list[SparseEventCodecEncoderOutput], settings: DecompositionSettings, samples: torch.Tensor
+    ) -> SparseEventCodecEncoderOutput:
+        """The events of windows one after the other, (1, K); of no window, K is 0. Samples give the dtype."""
+        if windows:
+            return _join(windows, dim=1)
+        nothing = _no_events(samples, self.config.event_dim)
+        if settings.quantize:
+            nothing.codes = torch.zeros(0, 2, dtype=torch.int64, device=samples.device)
+        return self.place_events(nothing, 0, 0)
+
     def spectrum(self, signal: torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
         """Magnitudes (B, F, T) of a signal (B, n).
 
@@ -599,6 +825,17 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
             needed = (num_frames - 1) * config.hop_length + config.n_fft
             signal = F.pad(signal, (0, max(0, needed - signal.shape[-1])))[..., :needed]
         return _short_time_spectrum(signal, config).abs().transpose(-1, -2)
+
+    def mel_features(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """What the encoder sees of magnitudes (T, F): logarithms of mel bands, (bands, T), near -1..1."""
+        mel = (magnitudes @ self.mel_filters.transpose(0, 1).to(magnitudes)).transpose(0, 1)
+        return (mel.clamp(max=1e6) + _MEL_FLOOR).log10() / 4 + 0.5
+
+    def noise_numbers(self, vectors: torch.Tensor, frames: torch.Tensor, seed: int | None = None) -> list[int]:
+        """What the noise of events follows from: the seed, codes of vectors (E, D), and frames (E,) of a window."""
+        return event_numbers(
+            self.config.noise_seed if seed is None else seed, self.quantizer.vector_codes(vectors.detach()), frames
+        )
 
     def pick(
         self, residual: torch.Tensor, num_onset_frames: int, matrices: list[torch.Tensor] | None = None
@@ -662,6 +899,180 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
     # ------------------------------------------------------------------------------------------------- rendering
 
     @can_return_tuple
+    def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None, **kwargs):
+        """Encodes and renders.
+
+        Args:
+            input_values: As in `encode`.
+            padding_mask: As in `encode`.
+            kwargs: As in `encode`.
+
+        Returns:
+            `SparseEventCodecOutput`; `audio_values` has the input's length and is 0 past a clip's end.
+        """
+        events = self.encode(input_values, padding_mask, return_dict=True, **kwargs)
+        noise = kwargs.get("excitation_noise")
+        length = input_values.shape[-1]
+        rendered = self.render(events, length=length, excitation_noise=noise, return_dict=True)
+        audio_values = rendered.audio_values.to(input_values.device)
+        if padding_mask is not None:
+            valid = padding_mask.reshape(audio_values.shape).to(audio_values.device) != 0
+            audio_values = audio_values.masked_fill(~valid, 0)
+        return SparseEventCodecOutput(audio_values=audio_values, **events)
+
+    def decode(
+        self,
+        event_codes: torch.Tensor,
+        event_mask: torch.Tensor | None = None,
+        length: int | None = None,
+        num_events: int | None = None,
+    ) -> SparseEventCodecDecoderOutput:
+        """Turns codes into sound: exactly what `render` makes of the events that they stand for.
+
+        Args:
+            event_codes: As in `events_of`.
+            event_mask: As in `events_of`.
+            length: As in `render`.
+            num_events: As in `events_of`.
+
+        Raises:
+            ValueError: As in `events_of` and `render`.
+        """
+        return self.render(self.events_of(event_codes, event_mask, num_events), length=length)
+
+    def events_of(
+        self, event_codes: torch.Tensor, event_mask: torch.Tensor | None = None, num_events: int | None = None
+    ) -> SparseEventCodecEncoderOutput:
+        """The events that codes stand for.
+
+        Args:
+            event_codes: int64 (B, K, 2), `num_events` places per window, as `encode` returns them.
+            event_mask: bool (B, K), which places hold an event; `None` takes all.
+            num_events: Places per window; `None` takes the config's.
+
+        Raises:
+            ValueError: If the model's events have no codes, or for a wrong shape, type or range.
+        """
+        if self.config.renderer != "oscillator":
+            raise ValueError("The wavetable's events have no codes; pass the events themselves to `render`.")
+        if event_codes.ndim != 3 or event_codes.shape[-1] != 2 or event_codes.is_floating_point():
+            raise ValueError(
+                f"`event_codes` must be integers (B, K, 2), got {event_codes.dtype} {tuple(event_codes.shape)}."
+            )
+        if event_mask is None:
+            event_mask = torch.ones(event_codes.shape[:2], dtype=torch.bool, device=event_codes.device)
+        event_mask, num_events = event_mask != 0, num_events or self.config.num_events
+        if event_mask.shape != event_codes.shape[:2]:
+            raise ValueError(
+                f"`event_mask` must have shape {tuple(event_codes.shape[:2])}, got {tuple(event_mask.shape)}."
+            )
+        codes = event_codes.long() * event_mask[..., None]
+        wrong = (codes < 0) | (codes >= torch.tensor(self.config.codebook_sizes, device=codes.device))
+        if wrong.any():
+            clip, place, _ = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"Codes must lie in 0..size - 1 of the sizes {self.config.codebook_sizes}; clip {clip}, place {place} "
+                f"holds {codes[clip, place].tolist()}."
+            )
+        vectors, onsets, gains = self.quantizer.from_codes(codes)
+        windows = torch.arange(codes.shape[1], device=codes.device) // num_events
+        return SparseEventCodecEncoderOutput(
+            event_vectors=vectors.to(self.sample_dtype) * event_mask[..., None],
+            event_onsets=(onsets + windows * self.config.selection_samples) * event_mask,
+            event_gains=gains.to(self.sample_dtype) * event_mask,
+            event_mask=event_mask,
+            event_codes=codes,
+        )
+
+    def sample_events(
+        self,
+        like: SparseEventCodecEncoderOutput,
+        vectors: str = "keep",
+        onsets: str = "keep",
+        generator: torch.Generator | None = None,
+        original_rule: bool = False,
+    ) -> SparseEventCodecEncoderOutput:
+        """Events like others, with other vectors or at other times: what an event's parts are for can be heard.
+
+        Args:
+            like: Events of `encode`; gains, and how many there are, stay.
+            vectors: `"uniform"` draws between the lowest and the highest number of each clip's vectors, `"reservoir"`
+                takes vectors of any clip, `"shuffle"` exchanges those of a clip, and `"keep"` keeps them.
+            onsets: `"uniform"` draws from the time that the clip's windows cover, `"shuffle"` and `"keep"` as above.
+            generator: For what is drawn.
+            original_rule: Whether uniform onsets are drawn as the original's page does: a frame of one whole window,
+                from numbers of which the highest is also the event's gain.
+
+        Raises:
+            ValueError: If `vectors` or `onsets` is none of these.
+        """
+        for name, choice, choices in (
+            ("vectors", vectors, ("keep", "uniform", "reservoir", "shuffle")),
+            ("onsets", onsets, ("keep", "uniform", "shuffle")),
+        ):
+            if choice not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {choice!r}.")
+        config, mask = self.config, like.event_mask
+        new_vectors, new_onsets, new_gains = (
+            value.clone() for value in (like.event_vectors, like.event_onsets, like.event_gains)
+        )
+        pool = like.event_vectors[mask]
+        device = mask.device
+        for clip in range(mask.shape[0]):
+            places = mask[clip].nonzero()[:, 0]
+            if not len(places):
+                continue
+            own = like.event_vectors[clip, places]
+            if vectors == "uniform":
+                drawn = torch.rand(own.shape, generator=generator, device=device, dtype=own.dtype)
+                own = own.min() + (own.max() - own.min()) * drawn
+                own = self.quantizer.round(own) if like.event_codes is not None else own
+            elif vectors == "reservoir":
+                own = pool[torch.randint(len(pool), (len(places),), generator=generator, device=device)]
+            elif vectors == "shuffle":
+                own = own[torch.randperm(len(places), generator=generator, device=device)]
+            new_vectors[clip, places] = own
+            times = like.event_onsets[clip, places]
+            if onsets == "uniform" and original_rule:
+                drawn = 2 * torch.rand(len(places), config.num_frames, generator=generator, device=device) - 1
+                values, frames = drawn.max(dim=-1)
+                times, new_gains[clip, places] = frames.double() * config.hop_length, values.to(new_gains.dtype)
+            elif onsets == "uniform":
+                step = config.onset_step_samples if config.renderer == "oscillator" else config.hop_length
+                covered = (int(times.max()) // config.selection_samples + 1) * config.selection_samples
+                times = torch.randint(covered // step, times.shape, generator=generator, device=device).double() * step
+            elif onsets == "shuffle":
+                times = times[torch.randperm(len(places), generator=generator, device=device)]
+            new_onsets[clip, places] = times
+        return SparseEventCodecEncoderOutput(
+            event_vectors=new_vectors, event_onsets=new_onsets, event_gains=new_gains, event_mask=mask
+        )
+
+    def to_rows(self, events: SparseEventCodecEncoderOutput, clip: int = 0) -> list[dict[str, Any]]:
+        """The events of one clip as notes, in the order in which they sound.
+
+        Returns:
+            A dictionary per event: what `to_json` gives, of which `from_json` makes events again, and `onset_s`;
+            `duration_s`, until its slowest partial has faded by 60 dB; `pitch`, the number of the note (A4 is 69) with
+            its fraction; `velocity`, 1 to 127, by the level. Of the wavetable, pitch and duration are `None`.
+        """
+        rows = events.sort_by_onset().to_json(clip)
+        for row in rows:
+            decibels = 20 * math.log10(max(row["gain"], 1e-9))
+            velocity = round(127 * (1 + (decibels - self.config.max_gain_db) / 96))
+            row |= {"onset_s": row["onset"] / self.config.sampling_rate, "duration_s": None, "pitch": None}
+            row["velocity"] = min(127, max(1, velocity))
+            if self.config.renderer == "oscillator":
+                vector = torch.tensor([row["vector"]], device=events.event_vectors.device)
+                with torch.no_grad():
+                    parameters = self.renderer.parameters_of(vector)
+                slowest = float(parameters["decay_per_s"].min())
+                longest = self.config.event_samples / self.config.sampling_rate
+                row["duration_s"] = min(longest, float(parameters["attack_s"]) + math.log(1000) / slowest)
+                row["pitch"] = 69 + 12 * math.log2(float(parameters["f0_hz"]) / 440)
+        return rows
+
+    @can_return_tuple
     def render(
         self,
         events: SparseEventCodecEncoderOutput,
@@ -688,28 +1099,9 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
         Raises:
             ValueError: If the events do not fit the model, or `length` is below 1.
         """
-        self._check_events(events)
         if length is not None and length < 1:
             raise ValueError(f"`length` must be at least 1 sample, got {length}.")
-        sounds: list[list[tuple[int, int, torch.Tensor]]] = []  # per clip: place, first sample, (L,)
-        for clip, mask in enumerate(events.event_mask):
-            places = mask.nonzero()[:, 0]
-            sounds.append(
-                [
-                    (place, start, sound)
-                    for place, (start, sound) in zip(
-                        places.tolist(),
-                        self._sounds(
-                            events.event_vectors[clip, places],
-                            events.event_onsets[clip, places],
-                            events.event_gains[clip, places],
-                            self.config.noise_seed if seed is None else seed,
-                            None if excitation_noise is None else excitation_noise[clip, places],
-                        ),
-                        strict=True,
-                    )
-                ]
-            )
+        sounds = self.event_sounds(events, seed, excitation_noise)
         like = events.event_vectors
         if per_event:
             longest = max((sound.shape[0] for clip in sounds for _, _, sound in clip), default=1)
@@ -730,6 +1122,31 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
                 part += sound[skipped : skipped + part.shape[0]]
         return SparseEventCodecDecoderOutput(audio_values=total.to(like.dtype))
 
+    def event_sounds(
+        self,
+        events: SparseEventCodecEncoderOutput,
+        seed: int | None = None,
+        excitation_noise: torch.Tensor | None = None,
+    ) -> list[list[tuple[int, int, torch.Tensor]]]:
+        """The events of each clip, one by one: place, first sample, and sound (L,). Arguments as in `render`.
+
+        Raises:
+            ValueError: If the events do not fit the model.
+        """
+        self._check_events(events)
+        clips = []
+        for clip, mask in enumerate(events.event_mask):
+            places = mask.nonzero()[:, 0]
+            sounds = self._sounds(
+                events.event_vectors[clip, places],
+                events.event_onsets[clip, places],
+                events.event_gains[clip, places],
+                self.config.noise_seed if seed is None else seed,
+                None if excitation_noise is None else excitation_noise[clip, places],
+            )
+            clips.append([(place, *sound) for place, sound in zip(places.tolist(), sounds, strict=True)])
+        return clips
+
     def _sounds(
         self,
         vectors: torch.Tensor,
@@ -739,10 +1156,25 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
         excitation_noise: torch.Tensor | None,
     ) -> list[tuple[int, torch.Tensor]]:
         """Where each of E events begins, and its sound."""
+        if not len(vectors):
+            return []
         frames = (onsets // self.config.hop_length).long()
         in_window = frames % self.config.selection_frames
+        if self.config.renderer == "oscillator":
+            whole = onsets.floor()
+            sounds = [
+                sound * gain
+                for some, places, levels in zip(
+                    *(column.split(_AT_ONCE) for column in (vectors, in_window, gains)), strict=True
+                )
+                for sound, gain in zip(
+                    self.renderer(some, self.noise_numbers(some, places, seed)), levels, strict=True
+                )
+            ]
+            moved = [_delay(sound, by) for sound, by in zip(sounds, (onsets - whole).tolist(), strict=True)]
+            return list(zip(whole.long().tolist(), moved, strict=True))
         starts = ((frames - in_window) * self.config.hop_length).tolist()
-        if excitation_noise is None and len(starts):
+        if excitation_noise is None:
             excitation_noise = self.renderer.excitation_noise(in_window, seed)
         return [
             (start, self.renderer(vectors[one], in_window[one], gains[one], excitation_noise[one].to(vectors))[0])
@@ -767,7 +1199,19 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
             raise ValueError("`event_onsets` must be finite and 0 or more, in samples from the clip's start.")
 
 
-def _short_time_spectrum(signal: torch.Tensor, config: SparseEventCodecConfig) -> torch.Tensor:
+def _delay(sound: torch.Tensor, samples: float) -> torch.Tensor:
+    """Moves a sound (L,) later by a part of a sample; it is then longer by one."""
+    if samples == 0:
+        return sound
+    length = 2 * len(sound)
+    turns = torch.arange(length // 2 + 1, device=sound.device, dtype=torch.float64) * (-2 * math.pi * samples / length)
+    spectrum = torch.fft.rfft(sound, length)
+    return torch.fft.irfft(spectrum * torch.polar(torch.ones_like(turns), turns).to(spectrum), length)[
+        : len(sound) + 1
+    ]
+
+
+def _short_time_spectrum(signal: torch.Tensor, config: Any) -> torch.Tensor:
     """Complex (..., T, F) of a signal (..., n), whose frames begin at multiples of the hop."""
     window = torch.hann_window(config.n_fft, device=signal.device, dtype=signal.dtype)
     frames = signal.unfold(-1, config.n_fft, config.hop_length) * window

@@ -32,7 +32,8 @@ def octave_bands(signal: torch.Tensor) -> list[torch.Tensor]:
     if num_samples < _SMALLEST_BAND or num_samples & (num_samples - 1):
         raise ValueError(f"Octave bands need a power of two from {_SMALLEST_BAND} samples on, got {num_samples}.")
     spectrum = torch.fft.rfft(signal, norm="ortho")
-    bands, size = [], _SMALLEST_BAND
+    bands: list[torch.Tensor] = []
+    size = _SMALLEST_BAND
     while size <= num_samples:
         part = spectrum[..., : size // 2 + 1]
         if bands:
