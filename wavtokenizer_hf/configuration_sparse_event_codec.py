@@ -184,9 +184,9 @@ class SparseEventCodecConfig(PreTrainedConfig):
             raise ValueError(f"`renderer` must be 'oscillator' or 'wavetable', got {self.renderer!r}.")
         counts = (
             "sampling_rate hop_length n_fft num_frames num_events picks_per_pass event_dim hidden_size num_partials "
-            "num_mel_bins num_noise_bands renderer_hidden_size num_gain_levels onset_steps num_noise_filters noise_filter_samples "
-            "noise_expressivity noise_deformations instr_expressivity num_deformations num_resonances num_envelopes "
-            "num_decays num_rooms"
+            "num_mel_bins num_noise_bands renderer_hidden_size num_gain_levels onset_steps num_noise_filters "
+            "noise_filter_samples noise_expressivity noise_deformations instr_expressivity num_deformations "
+            "num_resonances num_envelopes num_decays num_rooms"
         )
         for name in counts.split():
             if getattr(self, name) < 1:

@@ -228,8 +228,12 @@ class EventQuantizer:
 
     def __init__(self, config: SparseEventCodecConfig):
         self.config = config
-        self.levels = torch.tensor(config.fsq_levels)
-        self.places = torch.tensor([math.prod(config.fsq_levels[:i]) for i in range(len(config.fsq_levels))])
+
+    def _levels(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels of each dimension, and what each level counts in a code."""
+        levels = self.config.fsq_levels
+        counts = [math.prod(levels[:dimension]) for dimension in range(len(levels))]
+        return torch.tensor(levels, device=device), torch.tensor(counts, device=device)
 
     def bound(self, vectors: torch.Tensor) -> torch.Tensor:
         """Brings the encoder's numbers (..., D) into -1..1."""
@@ -242,14 +246,14 @@ class EventQuantizer:
 
     def vector_codes(self, vectors: torch.Tensor) -> torch.Tensor:
         """int64 (...) from (..., D) in -1..1."""
-        steps = (self.levels - 1).to(vectors.device)
-        digits = ((vectors.double().nan_to_num() + 1) / 2 * steps).round().clamp(min=0)
-        return (torch.minimum(digits, steps).long() * self.places.to(vectors.device)).sum(dim=-1)
+        levels, counts = self._levels(vectors.device)
+        digits = ((vectors.double().nan_to_num() + 1) / 2 * (levels - 1)).round().clamp(min=0)
+        return (torch.minimum(digits, levels - 1).long() * counts).sum(dim=-1)
 
     def vectors_of(self, codes: torch.Tensor) -> torch.Tensor:
         """float32 (..., D) from (...)."""
-        levels, places = self.levels.to(codes.device), self.places.to(codes.device)
-        digits = codes[..., None] // places % levels
+        levels, counts = self._levels(codes.device)
+        digits = codes[..., None] // counts % levels
         return (2 * digits.double() / (levels - 1) - 1).float()
 
     def gain_levels(self, gains: torch.Tensor) -> torch.Tensor:
@@ -631,7 +635,8 @@ class SparseEventCodecPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (WavetableRenderer, OscillatorRenderer)):
             module.init_tables()
         elif isinstance(module, SparseEventCodecModel) and self.config.renderer == "oscillator":
-            init.copy_(module.mel_filters, module._mel_filters())
+            sizes = self.config.num_mel_bins, self.config.num_bins
+            init.copy_(module.mel_filters, mel_filters(*sizes, self.config.sampling_rate))
 
 
 class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
@@ -660,11 +665,8 @@ class SparseEventCodecModel(SparseEventCodecPreTrainedModel):
         else:
             self.renderer = OscillatorRenderer(config)
             self.decomposition = SumMatching(self)
-            self.mel_filters = nn.Buffer(self._mel_filters(), persistent=False)
+            self.mel_filters = nn.Buffer(torch.empty(config.num_mel_bins, config.num_bins), persistent=False)
         self.post_init()
-
-    def _mel_filters(self) -> torch.Tensor:
-        return mel_filters(self.config.num_mel_bins, self.config.num_bins, self.config.sampling_rate)
 
     # ------------------------------------------------------------------------------------------------- encoding
 

@@ -126,7 +126,7 @@ class WavetableRenderer(nn.Module):
         self.deformations = nn.Parameter(torch.empty(config.num_deformations, variants * num_frames))
         self.noise_deformations = nn.Parameter(torch.empty(config.noise_deformations, variants * num_frames))
         self.room_responses = nn.Buffer(torch.zeros(config.num_rooms, config.num_samples))
-        self.noise = nn.Buffer(uniform_noise(_NOISE_SAMPLES), persistent=False)
+        self.noise = nn.Buffer(torch.empty(_NOISE_SAMPLES), persistent=False)
 
     def init_tables(self) -> None:
         """Sets what no linear layer holds, as the original starts."""
@@ -313,19 +313,17 @@ class OscillatorRenderer(nn.Module):
         width = config.renderer_hidden_size
         self.hidden: Any = nn.ModuleList([nn.Linear(config.event_dim, width), nn.Linear(width, width)])
         self.output = nn.Linear(width, sum(self.sizes))
-        self.bands = nn.Buffer(noise_bands(self.num_bands, self.sampling_rate), persistent=False)
-        self.fade = nn.Buffer(self._fade(), persistent=False)
-
-    def _fade(self) -> torch.Tensor:
-        fall = torch.linspace(0, math.pi / 2, _FADE_SAMPLES, dtype=torch.float64).cos().square()
-        return torch.cat([torch.ones(self.num_samples - _FADE_SAMPLES, dtype=torch.float64), fall]).float()
+        self.bands = nn.Buffer(torch.empty(_NOISE_SAMPLES // _BLOCK, self.num_bands, _BLOCK), persistent=False)
+        self.fade = nn.Buffer(torch.empty(self.num_samples), persistent=False)
 
     def init_tables(self) -> None:
         """Sets what no checkpoint stores, and weights under which events differ from the start."""
         for layer in (*self.hidden, self.output):
             init.normal_(layer.weight, std=layer.in_features**-0.5)
         init.copy_(self.bands, noise_bands(self.num_bands, self.sampling_rate))
-        init.copy_(self.fade, self._fade())
+        fall = torch.linspace(0, math.pi / 2, _FADE_SAMPLES, dtype=torch.float64).cos().square()
+        init.ones_(self.fade)
+        init.copy_(self.fade[-_FADE_SAMPLES:], fall)
 
     def parameters_of(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
         """What vectors (E, D) say of the sound, float64.

@@ -77,7 +77,7 @@ def test_encoding_stops_where_it_is_told_to():
     whole = model.encode(waveform)
     assert int(whole.event_mask.sum()) == 8
     assert model.encode(waveform, num_events=3).event_mask.shape == (1, 3)
-    halfway = 10 * math.log10(float(whole.residual_energy[0, 4]))
+    halfway = 10 * math.log10(float(whole.residual_energy[0, 4])) + 1e-4
     stopped = model.encode(waveform, stop_residual_db=halfway)
     assert int(stopped.event_mask.sum()) == 4
     assert torch.equal(stopped.event_vectors[:, :4], whole.event_vectors[:, :4])
@@ -115,7 +115,8 @@ def test_a_renderings_partials_are_those_of_the_formula():
     renderer = OscillatorRenderer(config)
     torch.manual_seed(3)
     renderer.init_tables()
-    parameters = renderer.parameters_of(torch.rand(2, 4) * 2 - 1)
+    with torch.no_grad():
+        parameters = renderer.parameters_of(torch.rand(2, 4) * 2 - 1)
     parameters["glide"] = torch.zeros_like(parameters["glide"])
     times = torch.arange(config.event_samples, dtype=torch.float64) / config.sampling_rate
     expected = torch.zeros(2, config.event_samples, dtype=torch.float64)
@@ -126,8 +127,9 @@ def test_a_renderings_partials_are_those_of_the_formula():
         heard = ((0.48 - hertz / config.sampling_rate) / 0.04).clamp(0, 1)
         turning = torch.polar((-decay * times).exp(), 2 * math.pi * hertz * times)
         expected += heard * (start * turning).real
-    sound = renderer.partials(parameters).detach()
-    assert torch.allclose(sound.double(), expected.detach(), atol=2e-4 * float(expected.abs().max()))
+    sound = renderer.partials(parameters)
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(sound.double(), expected, atol=2e-4 * float(expected.abs().max()))
 
 
 def test_an_event_has_unit_energy_and_has_ended_at_its_length():
@@ -150,7 +152,7 @@ def test_noise_follows_from_seed_and_event():
 
 
 def test_an_onset_between_samples_moves_the_sound_by_this_part():
-    model = tiny_model()
+    model = tiny_model().requires_grad_(False)
     events = model.events_of(torch.tensor([[[4000, 9]]]), num_events=8)
     here = model.render(events, length=9000).audio_values
     events.event_onsets = events.event_onsets + 0.5

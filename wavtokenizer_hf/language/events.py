@@ -79,8 +79,9 @@ class EventVocabulary:
             allowed = self.allowed(ids[:position][-1:], len(events))
             if not any(number in part for part in allowed):
                 raise ValueError(
-                    f"Id {number} at position {position} is not one of {', '.join(map(str, allowed))}, which may stand "
-                    f"there: an id of onset and gain, one of a vector, and id {self.end_of_window_id} after each window."
+                    f"Id {number} at position {position} is not one of {', '.join(map(str, allowed))}, which may "
+                    "stand there. An event is an id of onset and gain and one of a vector, and id "
+                    f"{self.end_of_window_id} ends a window."
                 )
             if number in self.onset_ids:
                 events.append([number - self.onset_ids.start, 0])
