@@ -1,4 +1,4 @@
-"""WavTokenizer, the one-codebook audio codec, as a transformers model.
+"""WavTokenizer, the one-codebook audio codec, and a codec of sparse events, as transformers models.
 
 Importing the package registers its classes for `AutoConfig`, `AutoModel`, `AutoModelForAudioTokenization`,
 `AutoFeatureExtractor` and `AutoProcessor`. Where transformers knows `wavtokenizer` itself, as it does since 5.24, the
@@ -9,8 +9,16 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 from .checkpoints import bundled_checkpoint
+from .configuration_sparse_event_codec import SparseEventCodecConfig
 from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
+from .feature_extraction_sparse_event_codec import SparseEventCodecFeatureExtractor
 from .feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from .modeling_sparse_event_codec import (
+    SparseEventCodecDecoderOutput,
+    SparseEventCodecEncoderOutput,
+    SparseEventCodecModel,
+    SparseEventCodecOutput,
+)
 from .modeling_wavtokenizer import (
     WavTokenizerCausalModel,
     WavTokenizerDecoderModel,
@@ -32,6 +40,10 @@ for _config, _model in (
     AutoFeatureExtractor.register(_config, WavTokenizerFeatureExtractor, exist_ok=True)
     AutoProcessor.register(_config, WavTokenizerProcessor, exist_ok=True)
 
+AutoConfig.register(SparseEventCodecConfig.model_type, SparseEventCodecConfig, exist_ok=True)
+AutoModel.register(SparseEventCodecConfig, SparseEventCodecModel, exist_ok=True)
+AutoFeatureExtractor.register(SparseEventCodecConfig, SparseEventCodecFeatureExtractor, exist_ok=True)
+
 # A feature extractor is looked up by its class's name, and the library's own table comes before what is registered.
 FEATURE_EXTRACTOR_MAPPING_NAMES.pop(WavTokenizerConfig.model_type, None)
 
@@ -39,6 +51,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AudioVocabulary",
+    "SparseEventCodecConfig",
+    "SparseEventCodecDecoderOutput",
+    "SparseEventCodecEncoderOutput",
+    "SparseEventCodecFeatureExtractor",
+    "SparseEventCodecModel",
+    "SparseEventCodecOutput",
     "WavTokenizerCausalConfig",
     "WavTokenizerCausalModel",
     "WavTokenizerConfig",

@@ -23,6 +23,12 @@ from wavtokenizer_hf import (
 
 PUBLIC_NAMES = [
     "AudioVocabulary",
+    "SparseEventCodecConfig",
+    "SparseEventCodecDecoderOutput",
+    "SparseEventCodecEncoderOutput",
+    "SparseEventCodecFeatureExtractor",
+    "SparseEventCodecModel",
+    "SparseEventCodecOutput",
     "WavTokenizerCausalConfig",
     "WavTokenizerCausalModel",
     "WavTokenizerConfig",

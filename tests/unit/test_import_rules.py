@@ -15,7 +15,24 @@ AUDIO_INPUT = "audio_input"
 FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
 CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
 PROCESSING = "processing_wavtokenizer"
-FLAT_FILES = [AUDIO_INPUT, *CODEC_FILES, PROCESSING]
+EVENT_FILES = [
+    f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
+]
+FLAT_FILES = [AUDIO_INPUT, *CODEC_FILES, PROCESSING, *EVENT_FILES]
+
+# The flat files that each flat file imports.
+SIBLINGS = {
+    AUDIO_INPUT: [],
+    CONFIGURATION: [],
+    FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
+    "modeling_wavtokenizer": [CONFIGURATION],
+    PROCESSING: CODEC_FILES,
+    "configuration_sparse_event_codec": [],
+    # Reading and resampling have one home.
+    "feature_extraction_sparse_event_codec": [FEATURE_EXTRACTION],
+    "rendering_sparse_event_codec": ["configuration_sparse_event_codec"],
+    "modeling_sparse_event_codec": ["configuration_sparse_event_codec", "rendering_sparse_event_codec"],
+}
 
 # What each part of the package may import of the rest of it. "triple" is the flat files and the package's own names.
 MAY_IMPORT = {
@@ -124,13 +141,7 @@ def test_flat_files_import_what_the_hub_may_demand_and_nothing_else():
         assert set(get_imports(path)) <= {"torch", "numpy", "transformers", "huggingface_hub"} | set(
             sys.stdlib_module_names
         )
-        siblings = {
-            AUDIO_INPUT: [],
-            CONFIGURATION: [],
-            FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
-            PROCESSING: CODEC_FILES,
-        }.get(name, [CONFIGURATION])
-        assert set(get_relative_imports(path)) == set(siblings)
+        assert set(get_relative_imports(path)) == set(SIBLINGS[name])
 
 
 def test_flat_files_import_their_siblings_in_the_one_form_that_the_scanner_follows():

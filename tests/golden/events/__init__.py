@@ -1,0 +1,1 @@
+"""Recordings of the codec of sparse events; see the README one folder up."""
