@@ -134,9 +134,9 @@ def validate(
     mel = reduce(loss_sum, "sum").item() / len(dataset)
     return Validation(
         mel,
-        use and use.usage,
-        use and use.entropy_bits,
-        use and use.perplexity,
+        use.usage if use else None,
+        use.entropy_bits if use else None,
+        use.perplexity if use else None,
         len(dataset),
         examples,
         failures,
