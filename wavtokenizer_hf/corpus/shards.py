@@ -239,7 +239,7 @@ def _sealed(record: ShardRecord, content: memoryview) -> ShardRecord:
     """Puts the checksums into a file that has zeros for them."""
     start = _footer_start(content)
     footer = content[start:]
-    checksums = {}
+    checksums: dict[str, Any] = {}
     for name, part in zip(_CHECKSUMS, (content[:start], footer), strict=True):
         checksums[name] = hashlib.sha256(part).hexdigest()
         place = _place_of(name, bytes(footer))
