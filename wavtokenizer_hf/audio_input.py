@@ -707,7 +707,9 @@ def _wav_lengths(fmt: bytes, size: int, there: int, stream: _SndfileStream) -> t
     if stream.subtype in _BLOCKED and align and extra >= 2 and len(fmt) >= 20:
         per_block = struct.unpack("<H", fmt[18:20])[0]
         return size // align * per_block, min(known, there // align * per_block)
-    return max(known + 1, known * size // max(1, there)), known
+    num_bits = int.from_bytes(fmt[14:16], "little") * stream.num_channels
+    found = min(known, there * 8 // num_bits) if num_bits else known
+    return max(found + 1, known * size // max(1, there)), found
 
 
 _BLOCKED = frozenset(("IMA_ADPCM", "MS_ADPCM", "GSM610"))
