@@ -702,14 +702,14 @@ def _wav_stream(file: _Bytes, begin: int, name: str, notes: list[str]) -> tuple[
 
 def _wav_lengths(fmt: bytes, size: int, there: int, stream: _SndfileStream) -> tuple[int, int]:
     """Samples that a data chunk was to have, and those whose bytes are there."""
-    _, channels, _, _, align, bits, extra = struct.unpack("<HHIIHHH", fmt[:18].ljust(18, b"\0"))
-    per_block = (
-        struct.unpack("<H", fmt[18:20])[0] if extra >= 2 and len(fmt) >= 20 and stream.subtype in _BLOCKED else 1
-    )
-    align = align or max(1, channels * bits // 8)
-    found = there // align * per_block
     known = stream.num_samples or 0
-    return max(size // align * per_block, found + 1), min(found, known) if found else known
+    align, extra = struct.unpack("<HxxH", fmt[12:18].ljust(6, b"\0"))
+    if stream.subtype in _BLOCKED and align and extra >= 2 and len(fmt) >= 20:
+        per_block = struct.unpack("<H", fmt[18:20])[0]
+        return size // align * per_block, min(known, there // align * per_block)
+    num_bits = int.from_bytes(fmt[14:16], "little") * stream.num_channels
+    found = min(known, there * 8 // num_bits) if num_bits else known
+    return max(found + 1, known * size // max(1, there)), found
 
 
 _BLOCKED = frozenset(("IMA_ADPCM", "MS_ADPCM", "GSM610"))
@@ -1033,10 +1033,11 @@ class _Mp3Stream(_SndfileStream):
 
     def chunks(self, start: int) -> Iterator[np.ndarray]:
         run, spf = self._run, self._run.num_samples
+        side = _side_bytes(run.kind[0], self._file.at(run.places[0], 4)[3] >> 6 == 3)
         first, held = (start + self._skipped) // spf, 0
         while first > 0 and held < _MP3_RESERVOIR[run.kind[0]]:
             first -= 1
-            held += max(0, run.sizes[first] - 6 - _side_bytes(run.kind[0], False))
+            held += max(0, run.sizes[first] - 6 - side)
         first -= _MP3_PREROLL
         first -= first % _MP3_PERIOD
         if first <= 0 or self._skipped < 0:

@@ -14,7 +14,10 @@ from tests.tiny import noise, tiny_causal_model, tiny_model
 from tests.tiny_language import tiny_language_model, tiny_tokenizer
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerProcessor
 
-CODE_FILES = {f"{kind}_wavtokenizer.py" for kind in ("configuration", "feature_extraction", "modeling", "processing")}
+CODE_FILES = {
+    "audio_input.py",
+    *(f"{kind}_wavtokenizer.py" for kind in ("configuration", "feature_extraction", "modeling", "processing")),
+}
 TEXT = "say <|audio|> again"
 
 # Loads processor and language model, resizes nothing, trains and generates with them, and saves the processor again.
