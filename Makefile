@@ -69,6 +69,7 @@ bench: install
 	$(BIN)/python -m benchmarks.long_audio --audio $(AUDIO)
 	$(BIN)/python -m benchmarks.batch_exactness --audio $(AUDIO)
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.nearest_code --audio $(AUDIO)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.table
 

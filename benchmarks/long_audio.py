@@ -95,11 +95,11 @@ def measure_one(operation: str, way: str, place: Place) -> dict[str, float]:
     model = WavTokenizerModel.from_pretrained(place.folder).eval()
     with torch.inference_mode():
         call = (WHOLE | ENDLESS)[operation, way](model, place)
-        loaded = _forget_peak()
+        loaded = forget_peak()
         start = time.perf_counter()
         call()
         wall_s = time.perf_counter() - start
-    return {"wall_s": wall_s, "loaded_mb": loaded / 1e6, "memory_mb": (_resident("VmHWM") - loaded) / 1e6}
+    return {"wall_s": wall_s, "loaded_mb": loaded / 1e6, "memory_mb": (resident("VmHWM") - loaded) / 1e6}
 
 
 def measure(
@@ -196,15 +196,15 @@ def _codes(model: WavTokenizerModel, place: Place) -> torch.Tensor:
     return torch.randint(model.config.codebook_size, (1, 1, round(place.seconds * model.config.frame_rate)))
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """Gives back what is free, starts the count of the greatest resident size anew, and returns the size: bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
+    return resident("VmRSS")
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """A size that Linux reports of this process, in bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     if found is None:

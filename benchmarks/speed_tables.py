@@ -107,6 +107,38 @@ def loading_table(result: dict[str, Any]) -> str:
     return table(["loaded", "file", "CPU time", "time"], rows, conditions(result))
 
 
+def nearest_code_table(result: dict[str, Any]) -> str:
+    """A row for each codebook: processor time for a second of audio each way, what the index takes, and the memory."""
+
+    def figures(way: dict[str, Any]) -> str:
+        milliseconds = 1000 * way["cpu_s_per_s"]["median"]
+        number = f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
+        return f"{number} ({way['ratio_to_baseline']:.2f})"
+
+    rows = [
+        [
+            f"{entry['codebook_size']:,}",
+            entry["codebook"],
+            *(figures(way) for way in entry["ways"].values()),
+            "-" if entry["num_axes"] is None else f"{entry['num_axes']}",
+            f"{entry['build_s']:.2f} s, {entry['index_mb']:.3g} MB",
+            f"{entry['table_mb']:.0f} MB",
+            " / ".join(f"{way['memory_mb']:.0f}" for way in entry["ways"].values()),
+            "yes" if entry["equal"] else "no",
+        ]
+        for entry in result["measurements"]
+    ]
+    ways = list(result["measurements"][0]["ways"])
+    settings = result["settings"]
+    return table(
+        ["entries", "codebook", *ways, "axes", "index", "entries take", "memory beyond (MB)", "equal codes"],
+        rows,
+        f"Milliseconds of processor time for a second of audio (75 latents of width {settings['width']}), in brackets"
+        f" how many times as fast as the comparison with all entries; {settings['num_vectors']} latents at once. "
+        + conditions(result),
+    )
+
+
 def batch_exactness_table(result: dict[str, Any]) -> str:
     """A row for each model and type of numbers."""
     rows = [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.chunked_tables import brief_chunked_decoding_tables, chunked_decoding_tables
+from benchmarks.corpus_defaults import defaults_table
 from benchmarks.corpus_tables import corpus_table, plan_table, reading_table
 from benchmarks.markdown import conditions, percent, table, threads
 from benchmarks.record import REPOSITORY, read_result, write_text
@@ -20,6 +21,7 @@ from benchmarks.speed_tables import (
     brief_speed_table,
     loading_table,
     long_audio_table,
+    nearest_code_table,
     speed_tables,
     throughput_tables,
 )
@@ -181,6 +183,7 @@ def audio_lm_table(result: dict[str, Any]) -> str:
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "audio_lm": audio_lm_table,
     "corpus": corpus_table,
+    "corpus_defaults": defaults_table,
     "corpus_plan": plan_table,
     "corpus_reading": reading_table,
     "speed": speed_tables,
@@ -194,6 +197,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batch_exactness_cpu": batch_exactness_table,
     "batch_exactness_cuda": batch_exactness_table,
     "loading": loading_table,
+    "nearest_code": nearest_code_table,
     "dtype_agreement": dtype_agreement_table,
     "nano_75": evaluation_table,
     "nano_75_brief": brief_evaluation_table,

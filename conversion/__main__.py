@@ -1,13 +1,10 @@
 """The command line: `python -m conversion convert|verify|cards`. Exit status 0, 1 (failed) or 2 (wrong use)."""
 
-import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,9 +18,11 @@ from conversion.checkpoints import RELEASED
 from conversion.convert import convert
 from conversion.errors import ConversionError, UsageError
 from conversion.parity import verify
+from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
+from wavtokenizer_hf.audio.shown import folded
 
 app = typer.Typer(
-    help="Checkpoints of the original WavTokenizer, as folders that transformers loads.",
+    help="Checkpoints of the original WavTokenizer and of SimVQ, as folders that transformers loads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +37,15 @@ def convert_command(
     yaml: Annotated[
         Path | None, typer.Option(help="The original's YAML file, to check against what the tensors say.")
     ] = None,
+    causal: Annotated[
+        bool | None,
+        typer.Option(
+            "--causal/--no-causal",
+            help="Whether the encoder of a checkpoint of SimVQ is causal, which no tensor shows. A YAML file says it, "
+            "too; else it is taken to be, as published.",
+            show_default=False,
+        ),
+    ] = None,
     keep_discriminators: Annotated[
         bool,
         typer.Option("--keep-discriminators", help="Also write discriminators.safetensors, for further training."),
@@ -50,6 +58,7 @@ def convert_command(
             source,
             out,
             yaml=yaml,
+            causal=causal,
             keep_discriminators=keep_discriminators,
             overwrite=overwrite,
             progress=bars.update,
@@ -70,8 +79,13 @@ def convert_command(
     console.print(table)
     if done.yaml_settings:
         console.print(Text(f"The YAML agrees in {len(done.yaml_settings)} settings."))
+    if done.remark:
+        console.print(Text(done.remark), soft_wrap=True)
     console.print(
-        Text(f"{done.out}: {done.config.frame_rate:g} codes a second, {done.num_bytes / 1e6:.1f} MB of weights"),
+        Text(
+            f"{folded(str(done.out))}: {done.config.frame_rate:g} codes a second, "
+            f"{done.num_bytes / 1e6:.1f} MB of weights"
+        ),
         soft_wrap=True,
     )
 
@@ -98,7 +112,7 @@ def verify_command(
     table.add_row("differences", str(len(found.differences)))
     Console().print(table)
     for difference in found.differences:
-        typer.echo(difference, err=True)
+        typer.echo(folded(difference), err=True)
     if found.differences:
         raise typer.Exit(1)
 
@@ -149,14 +163,9 @@ class _Bars:
         self._progress.update(self._tasks[what], completed=done, total=total)
 
 
-def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal_number)
-
-
 def main() -> None:
-    # A terminated conversion cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, _stop)
-    app(prog_name="python -m conversion")
+    with unwinding_when_terminated():
+        app(prog_name="python -m conversion")
 
 
 if __name__ == "__main__":

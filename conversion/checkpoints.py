@@ -1,6 +1,7 @@
-"""The original's released checkpoints as a table, and how a SOURCE on the command line finds its file."""
+"""The released checkpoints of WavTokenizer and SimVQ as a table, and how a SOURCE of a command finds its file."""
 
 import difflib
+import fnmatch
 import hashlib
 import re
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class ReleasedCheckpoint:
     Args:
         name: Its name on our command line: size, domain, rate and version.
         repo: The Hub repository.
-        file: The file in it.
+        file: The file in it; or a pattern that this file alone matches, where its name is not known.
         codes_per_second: 40 or 75.
         domain: What it was trained on.
         sha256_prefix: First digits of the file's SHA-256, where they are known.
@@ -35,6 +36,8 @@ class ReleasedCheckpoint:
         aliases: Further names that people know it by.
         not_for: What its training makes it unfit for.
         remark: What else is known of it.
+        codebook_size: Entries of its codebook.
+        is_simvq: Whether it is one of SimVQ's.
     """
 
     name: str
@@ -47,6 +50,25 @@ class ReleasedCheckpoint:
     aliases: tuple[str, ...] = ()
     not_for: tuple[str, ...] = ()
     remark: str | None = None
+    codebook_size: int = 4096
+    is_simvq: bool = False
+
+
+def _simvq(name: str, file: str, codebook_size: int, pesq: str, stoi: str, usage: str) -> ReleasedCheckpoint:
+    return ReleasedCheckpoint(
+        name=name,
+        repo="zyx123/SimVQ",
+        file=f"vq_audio_log/{name.replace('-', '_')}/{file}",
+        codes_per_second=75,
+        domain="speech (LibriTTS)",
+        not_for=_SPEECH_NOT_FOR,
+        remark=(
+            f"Its authors measured a PESQ of {pesq}, an STOI of {stoi} and a codebook usage of {usage} % on LibriTTS "
+            "test-clean; they quote WavTokenizer at 2.01 and 0.89."
+        ),
+        codebook_size=codebook_size,
+        is_simvq=True,
+    )
 
 
 RELEASED = (
@@ -135,6 +157,10 @@ RELEASED = (
         not_for=_SPEECH_NOT_FOR,
         remark="It was released without a YAML file; the architecture is read off its tensors.",
     ),
+    _simvq("simvq-4k", "*.ckpt", 4096, pesq="2.33", stoi="0.91", usage="100"),
+    _simvq("simvq-8k", "*.ckpt", 8192, pesq="2.42", stoi="0.92", usage="99.4"),
+    _simvq("simvq-65k", "*.ckpt", 65536, pesq="2.54", stoi="0.93", usage="99.4"),
+    _simvq("simvq-262k", "epoch=49-step=138600.ckpt", 262144, pesq="2.61", stoi="0.93", usage="95.6"),
 )
 
 # Names under which there is nothing to convert, and why.
@@ -175,9 +201,22 @@ class Source:
         if self.path is not None:
             return self.path
         try:
-            return Path(huggingface_hub.hf_hub_download(self.repo, self.file, revision=self.revision))
+            file = self._only_match() if "*" in self.file else self.file
+            return Path(huggingface_hub.hf_hub_download(self.repo, file, revision=self.revision))
+        except ConversionError:
+            raise
         except Exception as error:  # Connection, authentication, no such file, full disk: many types, one outcome.
             raise ConversionError(f"cannot download {self.repo}:{self.file}: {error}") from error
+
+    def _only_match(self) -> str:
+        """The one file of the repository that matches the pattern."""
+        files = fnmatch.filter(huggingface_hub.list_repo_files(self.repo, revision=self.revision), self.file)
+        if len(files) != 1:
+            raise ConversionError(
+                f"{self.repo} holds {len(files)} files {self.file}, expected one; name one as REPO:FILE"
+                + (f": {listed(files)}" if files else "")
+            )
+        return files[0]
 
 
 def resolve(source: str) -> Source:

@@ -13,8 +13,9 @@ from conversion import checkpoints
 from conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
 from conversion.cards import converted_card
 from conversion.errors import ConversionError, UsageError, listed
-from conversion.key_map import KeyMap, check_against, map_keys
+from conversion.key_map import SIMVQ, KeyMap, Layout, check_against, map_keys
 from conversion.lightning import OriginalCheckpoint
+from conversion.simvq import Checkpoint, causality, recognise
 from conversion.weights_file import write_safetensors
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
@@ -35,6 +36,7 @@ class Conversion:
         key_map: What became of each key.
         num_bytes: Size of all converted tensors.
         yaml_settings: The settings of a YAML file that were compared with the tensors.
+        remark: What was assumed, because neither tensors nor arguments tell it.
     """
 
     out: Path
@@ -42,6 +44,7 @@ class Conversion:
     key_map: KeyMap
     num_bytes: int
     yaml_settings: list[str]
+    remark: str | None = None
 
 
 def convert(
@@ -49,16 +52,19 @@ def convert(
     out: str | os.PathLike[str],
     *,
     yaml: str | os.PathLike[str] | None = None,
+    causal: bool | None = None,
     keep_discriminators: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Conversion:
-    """Writes a checkpoint of the original as a folder that `WavTokenizerModel.from_pretrained` loads.
+    """Writes a checkpoint of WavTokenizer or SimVQ as a folder that `WavTokenizerModel.from_pretrained` loads.
 
     Args:
         source: A `.ckpt` path, `REPO:FILE` on the Hub, or a released checkpoint's name.
         out: A folder that does not exist or is empty.
-        yaml: The original's YAML file, to check against what the tensors say.
+        yaml: The original's YAML file, to check against what the tensors say, and to tell whether SimVQ's encoder is
+            causal.
+        causal: Whether it is. Where neither says so, it is taken to be, as in the published configuration.
         keep_discriminators: Whether to write `discriminators.safetensors`, too, for further training.
         overwrite: Whether to replace the model that `out` holds.
         progress: Called along the way.
@@ -76,13 +82,15 @@ def convert(
     path = found.fetch()
     sha256 = _hash(path, progress)
     release = checkpoints.identify(found, sha256)
-    with OriginalCheckpoint(path) as checkpoint:
-        key_map = map_keys(checkpoint.names)
-        config, dtype = _architecture(checkpoint, key_map)
-        yaml_settings = check_yaml(yaml, config) if yaml is not None else []
+    with OriginalCheckpoint(path) as file:
+        layout, checkpoint = recognise(file)
+        use_causal_conv, remark = causality(layout, causal, yaml)
+        key_map = map_keys(checkpoint.names, layout)
+        config, dtype = _architecture(checkpoint, key_map, layout, use_causal_conv)
+        yaml_settings = check_yaml(yaml, config, layout) if yaml is not None else []
         discriminators = key_map.discriminators if keep_discriminators else []
         if keep_discriminators and not discriminators:
-            raise ConversionError(f"{path} has no discriminators to keep")
+            raise ConversionError(f"{path} has no discriminators of WavTokenizer to keep")
         written = {ours: (dtype, checkpoint.record(name).shape) for name, ours in key_map.kept.items()}
         extra = {name: (checkpoint.record(name).dtype, checkpoint.record(name).shape) for name in discriminators}
         num_bytes = sum(kind.itemsize * torch.Size(shape).numel() for kind, shape in (written | extra).values())
@@ -91,7 +99,7 @@ def convert(
 
         with _reporting_write_errors(out), replacing_model(out, [DISCRIMINATORS]) as folder:
             write_safetensors(
-                folder / "model.safetensors", written, lambda ours: checkpoint.read(original[ours]).to(dtype), report
+                folder / "model.safetensors", written, lambda ours: _read(checkpoint, original[ours]).to(dtype), report
             )
             if extra:
                 write_safetensors(folder / DISCRIMINATORS, extra, checkpoint.read, report)
@@ -99,9 +107,26 @@ def convert(
             WavTokenizerFeatureExtractor(
                 sampling_rate=config.sampling_rate, hop_length=config.hop_length
             ).save_pretrained(folder)
-            card = converted_card(config, found, release, path.name, sha256, has_discriminators=bool(extra))
+            card = converted_card(
+                config,
+                found,
+                release,
+                path.name,
+                sha256,
+                has_discriminators=bool(extra),
+                is_simvq=layout is SIMVQ,
+            )
             (folder / "README.md").write_text(card, encoding="utf-8")
-    return Conversion(out, config, key_map, num_bytes, yaml_settings)
+    return Conversion(out, config, key_map, num_bytes, yaml_settings, remark)
+
+
+def _read(checkpoint: OriginalCheckpoint, name: str) -> torch.Tensor:
+    values = checkpoint.read(name)
+    if not values.isfinite().all():
+        raise ConversionError(
+            f"{listed([name])} holds NaN or infinity: the checkpoint is damaged, or its training had failed"
+        )
+    return values
 
 
 @contextmanager
@@ -117,12 +142,15 @@ def _hash(path: Path, progress: Progress) -> str:
     return checkpoints.sha256_of(path, _Counter(progress, "checking", size))
 
 
-def _architecture(checkpoint: OriginalCheckpoint, key_map: KeyMap) -> tuple[WavTokenizerConfig, torch.dtype]:
+def _architecture(
+    checkpoint: Checkpoint, key_map: KeyMap, layout: Layout, use_causal_conv: bool
+) -> tuple[WavTokenizerConfig, torch.dtype]:
     """The configuration and dtype of the model that the tensors make, once it is sure that they make exactly that."""
     records = {name: checkpoint.record(name) for name in key_map.kept}
     shapes = {name: record.shape for name, record in records.items()}
-    config = build_config(infer_settings(shapes, checkpoint.hyper_parameters.get("sample_rate")))
-    check_against(key_map, shapes, expected_shapes(config))
+    settings = infer_settings(shapes, checkpoint.hyper_parameters.get("sample_rate"), layout)
+    config = build_config(settings | {"use_causal_conv": use_causal_conv})
+    check_against(key_map, shapes, expected_shapes(config), layout)
     no_floats = [f"{name} ({record.dtype})" for name, record in records.items() if not record.dtype.is_floating_point]
     if no_floats:
         raise ConversionError(f"expected tensors of floats, got {listed(no_floats)}")

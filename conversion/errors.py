@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from wavtokenizer_hf.audio.shown import folded
+
 _LISTED = 20
 _NAME_LENGTH = 160
 
@@ -10,21 +12,15 @@ class ConversionError(Exception):
     """The conversion or the verification failed."""
 
     def __init__(self, message: str):
-        super().__init__(one_line(message))
+        super().__init__(folded(message))
 
 
 class UsageError(ConversionError):
     """The arguments name something that cannot be converted, or a place that cannot be written to."""
 
 
-def one_line(text: str) -> str:
-    """Folds white space, and escapes what a terminal would act upon."""
-    folded = " ".join(text.split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in folded)
-
-
 def listed(names: Iterable[object]) -> str:
     """Names for an error message: all of them up to 20, then how many more there are."""
-    shown = [one_line(str(name))[:_NAME_LENGTH] for name in names]
+    shown = [folded(str(name))[:_NAME_LENGTH] for name in names]
     more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
     return ", ".join(shown[:_LISTED]) + more

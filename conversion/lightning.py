@@ -7,6 +7,7 @@ few functions that describe a tensor, and puts an inert `Placeholder` wherever t
 Tensors stay on disk. The file is mapped, a tensor is copied out when it is asked for, and its pages are let go again.
 """
 
+import itertools
 import mmap
 import os
 import pickletools
@@ -23,10 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from conversion.errors import ConversionError, one_line
+from conversion.errors import ConversionError
+from wavtokenizer_hf.audio.shown import folded
 
 # A released checkpoint's pickle, optimiser states included, is about 1 MB.
 _MAX_PICKLE_BYTES = 32 * 2**20
+_MAX_PICKLE_STEPS = 2**21
 _CHUNK_BYTES = 2**24
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -199,11 +202,11 @@ class _StackMachine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> object:
-        for instruction, argument, _ in pickletools.genops(data):
+        for instruction, argument, _ in itertools.islice(pickletools.genops(data), _MAX_PICKLE_STEPS):
             if instruction.name == "STOP":
                 return self.stack.pop()
             self.step(instruction.name, argument)
-        raise ValueError("no STOP")
+        raise ValueError(f"no STOP within {_MAX_PICKLE_STEPS:,} steps")
 
     def since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below_marks.pop()
@@ -498,7 +501,7 @@ class OriginalCheckpoint:
         storage = value.storage
         place = self._records.get(storage.record_name)
         if place is None:
-            return Placeholder(f"the file has no record {one_line(storage.record_name)[:80]}")
+            return Placeholder(f"the file has no record {folded(storage.record_name)[:80]}")
         if storage.num_elements * storage.dtype.itemsize > place.num_bytes:
             return Placeholder(
                 f"its storage of {storage.num_elements} elements has {place.num_bytes} bytes in the file"

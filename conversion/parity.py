@@ -14,6 +14,7 @@ from conversion.convert import DISCRIMINATORS, Progress
 from conversion.errors import ConversionError, UsageError
 from conversion.key_map import map_keys, to_original
 from conversion.lightning import OriginalCheckpoint
+from conversion.simvq import Checkpoint, recognise
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
 
 PACKAGED_CLIP = Path(__file__).with_name("LJ001-0002.flac")
@@ -82,17 +83,18 @@ def verify(
         raise ConversionError(f"{folder} does not load: {error}") from error
     differences = [f"{key}: not in the folder" for key in sorted(loading["missing_keys"])]
     differences += [f"{key}: in the folder, not in the model" for key in sorted(loading["unexpected_keys"])]
-    with OriginalCheckpoint(path) as checkpoint:
+    with OriginalCheckpoint(path) as file:
+        layout, checkpoint = recognise(file)
         state = model.state_dict()
-        names = map_keys(checkpoint.names).kept
+        names = map_keys(checkpoint.names, layout).kept
         shapes = {name: checkpoint.record(name).shape for name in names}
-        settings = infer_settings(shapes, checkpoint.hyper_parameters.get("sample_rate"))
+        settings = infer_settings(shapes, checkpoint.hyper_parameters.get("sample_rate"), layout)
         differences += _compare_settings(settings, model.config, feature_extractor)
         for done, (name, ours) in enumerate(names.items(), start=1):
             differences += _compare(ours, state, name, checkpoint)
             progress("comparing", done, len(names))
-        differences += [f"{ours}: not in the checkpoint" for ours in state if to_original(ours) not in names]
-        num_discriminators, more = _compare_discriminators(folder / DISCRIMINATORS, checkpoint)
+        differences += [f"{ours}: not in the checkpoint" for ours in state if to_original(ours, layout) not in names]
+        num_discriminators, more = _compare_discriminators(folder / DISCRIMINATORS, file)
     round_trip, troubles = _round_trip(model, feature_extractor, clip)
     return Verification(
         num_tensors=len(names),
@@ -111,7 +113,7 @@ def _same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return torch.allclose(ours.to(dtype), theirs.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
-def _compare(ours: str, state: Mapping[str, torch.Tensor], name: str, checkpoint: OriginalCheckpoint) -> list[str]:
+def _compare(ours: str, state: Mapping[str, torch.Tensor], name: str, checkpoint: Checkpoint) -> list[str]:
     if ours not in state:
         return [f"{ours}: not in the model"]
     return [] if _same(state[ours], checkpoint.read(name)) else [f"{ours}: differs from {name} of the checkpoint"]

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the original, for tests: its key names and its structure, written out by hand."""
+"""Tiny checkpoints of WavTokenizer and SimVQ, for tests: their key names and structure, written out by hand."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +85,30 @@ def original_state(training_modules: bool = True, seed: int = 0, **geometry: Any
     generator = torch.Generator().manual_seed(seed)
     state = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     state["feature_extractor.encodec.quantizer.vq.layers.0._codebook.inited"].fill_(1)
+    return state
+
+
+def simvq_state(averages: bool = True, seed: int = 0, **geometry: Any) -> dict[str, torch.Tensor]:
+    """The state dict of a tiny checkpoint of SimVQ: 64 entries; moving averages that differ from the tensors."""
+    state = {}
+    for name, tensor in original_state(training_modules=False, seed=seed, **geometry).items():
+        name = name.removeprefix("feature_extractor.encodec.")
+        if name.startswith("quantizer."):
+            continue
+        if ".scale." in name or ".shift." in name:
+            name = name.replace("scale.weight", "weight").replace("shift.weight", "bias")
+            tensor = tensor[0].clone()
+        state[name] = tensor
+    generator = torch.Generator().manual_seed(seed)
+    width = len(state["backbone.embed.weight"][0])
+    state["quantize.embedding_proj.weight"] = torch.randn(width, width, generator=generator)
+    state["quantize.embedding_proj.bias"] = torch.randn(width, generator=generator)
+    learned = {name: tensor for name, tensor in state.items() if name != "head.istft.window"}
+    state["quantize.embedding.weight"] = torch.randn(64, width, generator=generator)
+    state |= {"decoder.model.0.conv.conv.bias": torch.ones(2), "loss.multiresddisc.x.weight_g": torch.ones(2)}
+    if averages:
+        state |= {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(-1, dtype=torch.int)}
+        state |= {f"model_ema.{name.replace('.', '')}": 0.9 * tensor for name, tensor in learned.items()}
     return state
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -18,6 +18,29 @@ from transformers import PreTrainedConfig
 # Fields that the transformers port of WavTokenizer does not know, with the value under which the two agree. At that
 # value they stay out of config.json, so that a folder of ours is a folder of theirs.
 _OWN_FIELDS = {"bandwidth_id": 0}
+
+# The least and the most that a field may be: far beyond any codec, and what a machine still survives.
+_BOUNDS = {
+    "sampling_rate": (1, 10**6),
+    "num_filters": (1, 2**12),
+    "kernel_size": (1, 2**10),
+    "last_kernel_size": (1, 2**10),
+    "residual_kernel_size": (1, 2**10),
+    "num_residual_layers": (1, 2**6),
+    "dilation_growth_rate": (1, 2**6),
+    "compress": (1, 2**12),
+    "num_lstm_layers": (1, 2**6),
+    "hidden_size": (1, 2**14),
+    "codebook_size": (1, 2**20),
+    "decoder_hidden_size": (1, 2**14),
+    "decoder_intermediate_size": (1, 2**16),
+    "decoder_num_layers": (1, 2**10),
+    "adanorm_num_embeddings": (1, 2**12),
+    "decoder_attention_num_groups": (1, 2**14),
+}
+_MAX_HOP_LENGTH = _MAX_DILATION = 2**16
+_MAX_STRIDES = 16
+_MAX_LSTM_WIDTH = 2**14
 
 # What decides the codes of a waveform besides the weights.
 _ENCODING_FIELDS = (
@@ -155,31 +178,62 @@ class WavTokenizerConfig(PreTrainedConfig):
         """Codes per frame: always one."""
         return 1
 
+    @property
+    def encoder_config(self) -> "WavTokenizerConfig":
+        """What transformers' own WavTokenizer builds its encoder from: this configuration.
+
+        Raises:
+            ValueError: In a causal codec, of which that one knows nothing.
+        """
+        if self.is_causal:
+            raise ValueError(
+                "transformers' own WavTokenizerModel computes no causal codec. Take the one of wavtokenizer_hf."
+            )
+        return self
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "WavTokenizerConfig":
+        """The configuration itself or, of transformers' own WavTokenizer, one of ours with the same fields.
+
+        Raises:
+            TypeError: If it is that of another model.
+        """
+        model_type = getattr(config, "model_type", type(config).__name__)
+        if str(model_type).startswith(WavTokenizerConfig.model_type) and hasattr(config, "is_causal"):
+            return cast(WavTokenizerConfig, config)  # ours, perhaps of the class that a folder's own code has
+        if model_type not in (WavTokenizerConfig.model_type, "wavtokenizer_encoder"):
+            raise TypeError(f"Expected the configuration of a WavTokenizer, got one of type {model_type!r}.")
+        values = config.to_dict()
+        values.pop("model_type")
+        return cls.from_dict(values, attn_implementation=config._attn_implementation)
+
     def validate_architecture(self):
         """Checks that the settings fit together; called by transformers after construction and before saving."""
-        positive = (
-            "sampling_rate",
-            "num_filters",
-            "num_residual_layers",
-            "dilation_growth_rate",
-            "compress",
-            "num_lstm_layers",
-            "hidden_size",
-            "codebook_size",
-            "decoder_hidden_size",
-            "decoder_intermediate_size",
-            "decoder_num_layers",
-            "adanorm_num_embeddings",
-            "decoder_attention_num_groups",
-        )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("kernel_size", "last_kernel_size", "residual_kernel_size"):
-            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
-                raise ValueError(f"`{name}` must be odd and at least 1, got {getattr(self, name)}.")
-        if not self.upsampling_ratios or min(self.upsampling_ratios) < 1:
-            raise ValueError(f"`upsampling_ratios` must hold integers of 1 and more, got {self.upsampling_ratios}.")
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"`{name}` must be at least {least} and at most {most}, got {value}.")
+            if name.endswith("kernel_size") and value % 2 == 0:
+                raise ValueError(f"`{name}` must be odd, got {value}.")
+        if not 1 <= len(self.upsampling_ratios) <= _MAX_STRIDES or min(self.upsampling_ratios) < 1:
+            raise ValueError(
+                f"`upsampling_ratios` must hold 1 to {_MAX_STRIDES} integers of 1 and more, got "
+                f"{self.upsampling_ratios[: _MAX_STRIDES + 1]}."
+            )
+        if self.hop_length > _MAX_HOP_LENGTH:
+            raise ValueError(
+                f"The product of `upsampling_ratios` must be at most {_MAX_HOP_LENGTH}, got {self.upsampling_ratios}."
+            )
+        if self.num_filters * 2 ** len(self.upsampling_ratios) > _MAX_LSTM_WIDTH:
+            raise ValueError(
+                f"`num_filters` doubles with each of `upsampling_ratios`, to {_MAX_LSTM_WIDTH} at most, got "
+                f"{self.num_filters} and {self.upsampling_ratios}."
+            )
+        if self.dilation_growth_rate ** (self.num_residual_layers - 1) > _MAX_DILATION:
+            raise ValueError(
+                f"`dilation_growth_rate` to the power of `num_residual_layers` - 1 must be at most {_MAX_DILATION}, "
+                f"got {self.dilation_growth_rate} and {self.num_residual_layers}."
+            )
         if self.hop_length % 2:
             raise ValueError(
                 f"The product of `upsampling_ratios` must be even, since the inverse STFT trims 1.5 hops at either "
@@ -205,8 +259,8 @@ class WavTokenizerConfig(PreTrainedConfig):
                 f"`decoder_attention_num_groups` must divide `decoder_hidden_size`, got "
                 f"{self.decoder_attention_num_groups} and {self.decoder_hidden_size}."
             )
-        if not self.norm_eps > 0:
-            raise ValueError(f"`norm_eps` must be above 0, got {self.norm_eps}.")
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"`norm_eps` must be above 0 and below 1, got {self.norm_eps}.")
         if not 0 <= self.bandwidth_id < self.adanorm_num_embeddings:
             raise ValueError(
                 f"`bandwidth_id` must lie in 0..{self.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), got "
@@ -311,12 +365,38 @@ def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for kind in ("configuration", "feature_extraction", "modeling", *further):
-        source = Path(__file__).with_name(f"{kind}_wavtokenizer.py")
+    kinds = ("configuration", "feature_extraction", "modeling", *further)
+    for name in ("audio_input.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
+        source = Path(__file__).with_name(name)
         destination = directory / source.name
         # transformers' cache of a folder's code holds what was loaded of it.
         if source.exists() and not (destination.exists() and destination.samefile(source)):
             shutil.copyfile(source, destination)
+
+
+def check_same_codec(feature_extractor: Any, config: WavTokenizerConfig) -> None:
+    """Refuses a feature extractor that makes other inputs than a model takes.
+
+    Raises:
+        ValueError: If their rates or hop lengths differ.
+    """
+    for name in ("sampling_rate", "hop_length"):
+        ours, models = getattr(feature_extractor, name), getattr(config, name)
+        if ours != models:
+            raise ValueError(
+                f"The feature extractor has {name} = {ours}, and the model {models}: its codes would mean nothing. "
+                "Take those that belong to one codec; preprocessor_config.json and config.json say what they are."
+            )
+
+
+def give_usual_modes(directory: str | os.PathLike) -> None:
+    """Gives the weights in a folder the modes of its config.json, which are as the user's umask says.
+
+    The library that writes weights lets nobody else read them.
+    """
+    config = Path(directory, "config.json")
+    for path in config.parent.glob("*.safetensors") if config.exists() else ():
+        path.chmod(config.stat().st_mode & 0o777)
 
 
 def fingerprint(model: torch.nn.Module) -> str:

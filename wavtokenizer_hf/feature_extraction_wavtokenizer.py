@@ -3,122 +3,30 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """Feature extractor of WavTokenizer: from recordings of any kind to 24 kHz mono batches."""
 
-import contextlib
-import importlib
 import math
 import numbers
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
+from .audio_input import MAX_CHANNELS, MAX_RATE, check_rate, import_for, read_audio, read_blocks, warn_of_level
 from .configuration_wavtokenizer import copy_code_files, stored_form
 
 # In preprocessor_config.json, `peak_db` goes by the names that the transformers port has for it.
 _IS_NORMALIZED, _NORMALIZED_PEAK = "normalize_audio", "target_peak_dB_FS"
 
-# More channels than any microphone array in use: a larger first axis means that the axes are swapped.
-_MAX_CHANNELS = 64
+_MAX_PEAK_DB = 200
 
 # torchaudio tabulates a filter of about this many taps per pair of rates; coprime rates would need gigabytes.
 _MAX_RESAMPLING_TAPS = 50_000_000
 
 # torchaudio's defaults: zero crossings of the windowed sinc on either side, and its cutoff as a part of Nyquist's.
 _FILTER_ZERO_CROSSINGS, _FILTER_ROLLOFF = 6, 0.99
-
-_MP3_FRAME_SAMPLES = 1152
-
-_READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
-
-
-def read_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
-    """Reads a sound file at its own rate and with its own channels.
-
-    Args:
-        path: A file in a format that libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and more, at any rate and depth.
-
-    Returns:
-        Samples, float32 of shape (channels, num_samples) with full scale at 1, and the file's sampling rate in Hz.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, a video, or anything else that is not readable audio.
-        ImportError: If soundfile is missing or broken.
-    """
-    with open_audio(path) as file:
-        samples = file.read(dtype="float32", always_2d=True)
-        return np.ascontiguousarray(samples.T), int(file.samplerate)  # (N, C) -> (C, N)
-
-
-@contextlib.contextmanager
-def open_audio(source: str | os.PathLike | BinaryIO) -> Iterator[Any]:
-    """Opens a sound file whose sections are to be read; `read_audio` reads a whole one.
-
-    Args:
-        source: A path, or a binary file that can seek.
-
-    Returns:
-        The `soundfile.SoundFile`, closed when the block ends. What it raises inside the block is raised as below.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, a video, or anything else that is not readable audio.
-        ImportError: If soundfile is missing or broken.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        source = Path(source)
-        if not source.exists():
-            raise FileNotFoundError(f"No such audio file: {source}")
-        if source.is_dir():
-            raise ValueError(f"Expected an audio file, got a folder: {source}")
-    soundfile = import_for("reading audio files", "soundfile")
-    try:
-        with soundfile.SoundFile(source) as file:
-            yield file
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(
-            f"Cannot read {source} as audio ({error}). Readable formats: {_READABLE}. Extract the sound track of a "
-            "video, or convert another format, first (for example with ffmpeg)."
-        ) from error
-
-
-def read_blocks(path: str | os.PathLike, block_s: float = 10.0) -> Iterator[np.ndarray]:
-    """Reads a sound file of any length a block at a time.
-
-    Args:
-        path: As in `read_audio`.
-        block_s: Seconds per block, rounded to whole frames of MP3; the last one may be shorter.
-
-    Returns:
-        Blocks, float32 (channels, num_samples).
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: As `read_audio` does.
-    """
-    with open_audio(path) as file:
-        # soundfile seeks after every read, and within a frame of MP3 that damages the samples that follow.
-        num_samples = max(1, round(block_s * file.samplerate / _MP3_FRAME_SAMPLES)) * _MP3_FRAME_SAMPLES
-        for block in file.blocks(num_samples, dtype="float32", always_2d=True):
-            yield np.ascontiguousarray(block.T)  # (N, C) -> (C, N)
-
-
-def import_for(purpose: str, name: str) -> ModuleType:
-    """Imports an optional package at the moment it is needed (by name: the Hub's scanner demands what it sees)."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        repair = "python -m pip install --force-reinstall " + (
-            "'torch>=2.11,<2.13' 'torchaudio==2.11.0'" if name.startswith("torchaudio") else name
-        )
-        raise ImportError(
-            f"{name} is needed for {purpose} and does not load: {error}. Repair it with: {repair}"
-        ) from error
 
 
 class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
@@ -158,13 +66,18 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
     ):
         if feature_size != 1:
             raise ValueError(f"WavTokenizer is a mono codec: `feature_size` must be 1, got {feature_size}.")
-        if hop_length < 1 or sampling_rate < 1:
-            raise ValueError(
-                f"`hop_length` and `sampling_rate` must be at least 1, got {hop_length} and {sampling_rate}."
-            )
+        for name, value in (("hop_length", hop_length), ("sampling_rate", sampling_rate)):
+            if not isinstance(value, (int, np.integer)) or not 1 <= value <= MAX_RATE:
+                raise ValueError(f"`{name}` must be an integer from 1 to {MAX_RATE}, got {value!r}.")
         is_normalized, peak = kwargs.pop(_IS_NORMALIZED, False), kwargs.pop(_NORMALIZED_PEAK, -3.0)
         if peak_db is None and is_normalized:
             peak_db = peak
+        if peak_db is not None and not (isinstance(peak_db, (int, float, np.number)) and abs(peak_db) <= _MAX_PEAK_DB):
+            raise ValueError(
+                f"`peak_db` must be a number from {-_MAX_PEAK_DB} to {_MAX_PEAK_DB} or None, got {peak_db!r}."
+            )
+        if not (isinstance(padding_value, (int, float, np.number)) and math.isfinite(padding_value)):
+            raise ValueError(f"`padding_value` must be a finite number, got {padding_value!r}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.peak_db = peak_db
@@ -179,6 +92,7 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | TensorType | None = None,
         sampling_rate: int | None = None,
         resample: bool = False,
+        allow_incomplete: bool = False,
     ) -> BatchFeature:
         """Prepares one clip or a batch of clips.
 
@@ -193,6 +107,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: Rate of the given arrays in Hz; `None` takes them to be at the codec's rate. A path brings
                 its own rate.
             resample: Whether to resample clips of another rate; without it they are an error.
+            allow_incomplete: Whether to take what there is of a file that breaks off or lacks something, with a
+                warning; without it, it is an error.
 
         Returns:
             `input_values`, float32 (B, 1, T), and `padding_mask`, int32 (B, T), 1 where a sample belongs to the clip.
@@ -211,7 +127,8 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
                 f"{max_length}."
             )
         clips = [
-            self._prepare(clip, index, sampling_rate, resample) for index, clip in enumerate(self._as_batch(audio))
+            self._prepare(clip, index, sampling_rate, resample, allow_incomplete)
+            for index, clip in enumerate(self._as_batch(audio))
         ]
         if truncation:
             clips = [clip[:max_length] for clip in clips]
@@ -296,12 +213,15 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("Expected at least one clip, got an empty batch.")
         return batch
 
-    def _prepare(self, clip: Any, index: int, sampling_rate: int | None, resample: bool) -> np.ndarray:
+    def _prepare(
+        self, clip: Any, index: int, sampling_rate: int | None, resample: bool, allow_incomplete: bool
+    ) -> np.ndarray:
         """Brings one clip to the codec's rate, mono, float32, (N,)."""
         if isinstance(clip, (str, os.PathLike)):
-            samples, sampling_rate = read_audio(clip)
+            samples, sampling_rate = read_audio(clip, allow_incomplete=allow_incomplete)
         else:
             samples = as_float(clip, f"Clip {index}")
+            warn_of_level(f"Clip {index}", float(np.abs(samples).max(initial=0.0)))
         if sampling_rate is None:
             sampling_rate = self.sampling_rate
         samples = as_mono(samples, f"Clip {index}")
@@ -359,12 +279,13 @@ def as_mono(samples: np.ndarray, name: str) -> np.ndarray:
     if samples.size == 0:
         raise ValueError(f"{name} is empty (shape {samples.shape}); a clip needs at least one sample.")
     if samples.ndim == 2:
-        if samples.shape[0] > _MAX_CHANNELS:
+        if samples.shape[0] > MAX_CHANNELS:  # the axes are swapped
             raise ValueError(
                 f"{name} has shape {samples.shape}, read as (channels, num_samples): {samples.shape[0]} channels. "
                 "Pass its transpose if the first axis is time, or a list of clips if it is a batch."
             )
-        samples = samples.mean(axis=0, dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+            samples = samples.mean(axis=0, dtype=np.float32)
     if not np.isfinite(samples).all():
         first = int(np.argmin(np.isfinite(samples)))
         raise ValueError(f"{name} holds NaN or infinity, first at sample {first}; repair or drop the clip.")
@@ -373,9 +294,7 @@ def as_mono(samples: np.ndarray, name: str) -> np.ndarray:
 
 def _resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
     """Resamples (N,) to (ceil(N * target_rate / sampling_rate),) with torchaudio's default windowed sinc."""
-    if int(sampling_rate) != sampling_rate or sampling_rate < 1:
-        raise ValueError(f"A sampling rate must be a whole number of Hz, 1 or more, got {sampling_rate}.")
-    sampling_rate = int(sampling_rate)
+    sampling_rate = check_rate(sampling_rate, "The clip")
     divisor = math.gcd(sampling_rate, target_rate)
     if (sampling_rate // divisor) * (target_rate // divisor) > _MAX_RESAMPLING_TAPS:
         raise ValueError(
@@ -449,4 +368,4 @@ def resample_blocks(blocks: Iterable[np.ndarray], sampling_rate: int, target_rat
         yield _resample(held, sampling_rate, target_rate)[done * target_period :]
 
 
-__all__ = ["WavTokenizerFeatureExtractor"]
+__all__ = ["WavTokenizerFeatureExtractor", "read_audio", "read_blocks"]

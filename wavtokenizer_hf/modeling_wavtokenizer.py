@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -49,6 +51,19 @@ _NUMBERS_AT_ONCE = 2**26
 # A float32 score of an entry, a product of a vector and an entry of some hundred numbers, is off by no more than this
 # part of the product of their norms. What is as near as that is compared in float64.
 _SCORE_NOISE = 2**-17
+
+# From so many entries on, the search on a CPU looks along principal axes first: so many at most, or as few as leave
+# this share of the variance; for so many entries at a time. Comparing all is faster where the axes leave much of the
+# variance, or more than a small share of all entries has to be compared in full.
+_INDEXED_FROM = 2**14
+_MAX_AXES = 64
+_VARIANCE_LEFT = 0.01
+_VARIANCE_LEFT_AT_MOST = 0.25
+_BOUNDS_IN_GROUP = 64
+_COMPARED_AT_MOST = 1 / 256
+_ENTRIES_AT_ONCE = 2**10
+# Within this span of norms, no sum of float32 here overflows or loses bits to underflow.
+_SAFE_NORMS = (1e-15, 1e15)
 
 
 @dataclass
@@ -213,9 +228,23 @@ class _Float32Buffers(nn.Module):
 class WavTokenizerConvolution(nn.Conv1d):
     """`nn.Conv1d`, fast on a CPU, and ready to take a weight that was computed before."""
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As of any module, with weight norm too, where torch would refuse: it makes a class for every module."""
+        if not parametrize.is_parametrized(self):
+            return super().__reduce_ex__(protocol)
+        # A hook that reads older names of the two tensors cannot be pickled; a new module has one of its own.
+        state = {name: value for name, value in self.__dict__.items() if name != "_load_state_dict_pre_hooks"}
+        return _weight_normed, (self.in_channels, self.out_channels, self.kernel_size), state
+
     def forward(self, hidden_states: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Convolves (B, C, L) into (B, C', L')."""
         return _convolve(self, hidden_states, self.weight if weight is None else weight)
+
+
+def _weight_normed(*arguments: Any) -> nn.Module:
+    """A convolution that is to be given its tensors."""
+    with torch.device("meta"):
+        return weight_norm(WavTokenizerConvolution(*arguments))
 
 
 @dataclass(frozen=True)
@@ -684,6 +713,10 @@ class WavTokenizerCodebook(_Float32Buffers):
         """Nearest entry by Euclidean distance: (B, D, L) -> int64 (B, L)."""
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
         with _without_autocast(vectors):
+            index = _index_of(self)
+            found = None if index is None else index.nearest(vectors.detach().flatten(0, 1), self.embed)
+            if found is not None:
+                return found.unflatten(0, vectors.shape[:2])
             # |v - e|^2 = |v|^2 - 2 (v e - |e|^2 / 2), and the vector's own norm moves all its distances alike.
             squares = self.embed.square().sum(dim=-1)
             offsets = -0.5 * squares
@@ -712,8 +745,155 @@ class WavTokenizerCodebook(_Float32Buffers):
         return codes
 
 
+class _CodebookIndex:
+    """Finds the entries that `WavTokenizerCodebook._nearest` finds, and compares a few of them only.
+
+    The score of an entry e is v e - |e|^2 / 2, with both vectors taken from the middle of the codebook. Along the
+    codebook's principal axes the product is known from a few numbers; the rest of it is at most the product of the
+    norms of what is left of the two. An entry whose score cannot reach the best one found so far is passed over, and
+    what is not is compared in float64. Bounds are in float32, and their rounding errors allowed for.
+
+    Args:
+        embed: The entries, float32 (K, D), on a CPU. Once they change, the index is of no use: see `is_of`.
+
+    Source: The bound is that of Cauchy and Schwarz.
+    """
+
+    def __init__(self, embed: torch.Tensor):
+        self._embed, self._state = weakref.ref(embed), (embed.data_ptr(), embed._version)
+        size, width = embed.shape
+        self._step = max(1, size // 256)
+        self._some = embed[:: self._step].clone()
+        squares = [some.square().sum(dim=-1).max() for some in embed.split(_ENTRIES_AT_ONCE)]
+        self._longest = torch.stack(squares).max().sqrt()
+        self._is_useful = bool(_SAFE_NORMS[0] < self._longest < _SAFE_NORMS[1])
+        if not self._is_useful:
+            return
+        sample = embed[:: max(1, size // 2048)].double()
+        self._centre = sample.mean(dim=0)
+        sample -= self._centre
+        variances, axes = torch.linalg.eigh(sample.T @ sample)  # from the least to the greatest
+        few = int((variances.cumsum(dim=0) > _VARIANCE_LEFT * variances.sum()).sum())
+        num_axes = min(-(-few // 16) * 16, _MAX_AXES, width)
+        self._is_useful = bool(variances[: width - num_axes].sum() <= _VARIANCE_LEFT_AT_MOST * variances.sum())
+        if not self._is_useful:
+            return
+        self._axes = axes[:, width - num_axes :].contiguous()
+        # What fills up the last group scores below every entry.
+        num_rows = -(-size // _BOUNDS_IN_GROUP) * _BOUNDS_IN_GROUP
+        self._coordinates = embed.new_zeros(num_rows, min(num_axes + 1, width))
+        self._offsets = embed.new_full((num_rows,), -math.inf)
+        rows = zip(
+            *(tensor.split(_ENTRIES_AT_ONCE) for tensor in (embed, self._coordinates, self._offsets)), strict=True
+        )
+        for entries, coordinates, offsets in rows:
+            along_axes, squares_here = self._along_axes(entries.double())
+            coordinates[: len(entries)] = along_axes
+            offsets[: len(entries)] = -0.5 * squares_here
+        self._radius = (-2 * self._offsets[:size].min()).sqrt().double()
+
+    def is_of(self, embed: torch.Tensor) -> bool:
+        """Whether it was made of these entries, which have not changed since.
+
+        torch counts changes, but not those through `.data` or a NumPy view; if these changed all entries, some tell.
+        """
+        is_same = self._embed() is embed and self._state == (embed.data_ptr(), embed._version)
+        return is_same and torch.equal(self._some, embed[:: self._step])
+
+    def nearest(self, vectors: torch.Tensor, embed: torch.Tensor) -> torch.Tensor | None:
+        """Nearest entries (N,) of vectors (N, D); `None` where comparing all entries is faster, or is needed.
+
+        It is needed where numbers are not finite, or so large or small that their squares are none of float32.
+        """
+        norms = torch.linalg.vector_norm(vectors, dim=-1)
+        if not self._is_useful or not len(vectors) or not (norms < _SAFE_NORMS[1]).all():
+            return None
+        noise = _SCORE_NOISE * self._longest * torch.maximum(norms, self._longest)
+        parts = []
+        for some, ties in zip(vectors.split(256), (2**-23 * noise.double()).split(256), strict=True):
+            codes = self._nearest(some.double(), ties, embed)
+            if codes is None:
+                return None
+            parts.append(codes)
+        return torch.cat(parts)
+
+    def _nearest(self, vectors: torch.Tensor, ties: torch.Tensor, embed: torch.Tensor) -> torch.Tensor | None:
+        """As `nearest`, of float64 vectors; of entries whose scores differ by no more than `ties`, the first."""
+        coordinates, squares = self._along_axes(vectors)
+        coordinates = coordinates.float()
+        # What a score from the middle of the codebook lacks, and how far float32 may be off: fewer than 2^8 roundings.
+        shift = vectors @ self._centre - 0.5 * self._centre.square().sum()
+        slack = 2**-16 * self._radius * torch.maximum(squares.sqrt(), self._radius) + 2 * ties
+        every_row = torch.arange(len(vectors))
+        best = vectors.new_full((len(vectors),), -math.inf)
+        found, num_compared = [], 0
+        at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // (len(vectors) * _BOUNDS_IN_GROUP)) * _BOUNDS_IN_GROUP
+        for begin in range(0, len(self._coordinates), at_once):
+            stretch = slice(begin, begin + at_once)
+            bounds = torch.addmm(self._offsets[stretch], coordinates, self._coordinates[stretch].T)
+            bounds = bounds.unflatten(-1, (-1, _BOUNDS_IN_GROUP))  # (N, entries) -> (N, groups, group)
+            highest = bounds.amax(dim=-1)
+            group = highest.argmax(dim=-1)
+            likely = begin + group * _BOUNDS_IN_GROUP + bounds[every_row, group].argmax(dim=-1)
+            best = torch.maximum(best, _scores(vectors, every_row, embed, likely.clamp(max=len(embed) - 1)))
+            reach = (best - shift - slack).float()
+            rows, groups = (highest >= reach[:, None]).nonzero(as_tuple=True)
+            which, place = (bounds[rows, groups] >= reach[rows, None]).nonzero(as_tuple=True)
+            rows, entries = rows[which], begin + groups[which] * _BOUNDS_IN_GROUP + place
+            num_compared += len(rows)
+            if num_compared > len(vectors) * max(_BOUNDS_IN_GROUP, len(embed) * _COMPARED_AT_MOST):
+                return None
+            scores = _scores(vectors, rows, embed, entries)
+            best = best.scatter_reduce(0, rows, scores, "amax")
+            found.append((rows, entries, scores))
+        rows, entries, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        is_best = scores >= (best - ties)[rows]
+        return torch.full_like(every_row, len(embed)).scatter_reduce(0, rows[is_best], entries[is_best], "amin")
+
+    def _along_axes(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of float64 (N, D): coordinates and the norm of the rest, a hair too long; the square of the whole norm."""
+        centred = vectors - self._centre
+        coordinates, squares = centred @ self._axes, centred.square().sum(dim=-1)
+        if self._axes.shape[0] > self._axes.shape[1]:
+            rest = (squares - coordinates.square().sum(dim=-1)).clamp(min=0).sqrt() * (1 + 2**-20)
+            coordinates = torch.cat([coordinates, rest[:, None]], dim=-1)
+        return coordinates, squares
+
+
+def _scores(vectors: torch.Tensor, rows: torch.Tensor, embed: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """v e - |e|^2 / 2 of pairs of a vector and an entry, (P,) indices each, in float64."""
+    scores = []
+    at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // embed.shape[1])
+    for some, which in zip(rows.split(at_once), entries.split(at_once), strict=True):
+        entry = embed[which].double()
+        scores.append(((vectors[some] - 0.5 * entry) * entry).sum(dim=-1))
+    return torch.cat(scores)
+
+
+_indices: weakref.WeakKeyDictionary[WavTokenizerCodebook, _CodebookIndex] = weakref.WeakKeyDictionary()
+
+
+def _index_of(codebook: WavTokenizerCodebook) -> _CodebookIndex | None:
+    """The index of a codebook, made when it is first asked for and when entries have changed; `None` of small ones.
+
+    It is no part of the module: copies and files do without it.
+    """
+    embed = codebook.embed
+    if len(embed) < _INDEXED_FROM or torch.compiler.is_compiling():
+        return None
+    if embed.device.type != "cpu" or embed.dtype != torch.float32 or embed.is_inference():
+        return None
+    index = _indices.get(codebook)
+    if index is None or not index.is_of(embed):
+        index = _indices[codebook] = _CodebookIndex(embed)
+    return index
+
+
 class WavTokenizerQuantizer(nn.Module):
-    """One codebook, and the way from codes back to latents."""
+    """One codebook, and the way from codes back to latents.
+
+    `encode` and `decode` have the names and shapes of transformers' own quantizer.
+    """
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
@@ -725,8 +905,16 @@ class WavTokenizerQuantizer(nn.Module):
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
         """(B, 1, L) -> entries, (B, D, L)."""
+        return self.decode(audio_codes[:, 0])
+
+    def encode(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, D, L) -> codes, int64 (B, L)."""
+        return self.codebook(hidden_states)
+
+    def decode(self, embed_ind: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> entries, (B, D, L)."""
         embed = self.codebook.embed
-        return F.embedding(audio_codes[:, 0].to(embed.device), embed).transpose(1, 2)
+        return F.embedding(embed_ind.to(embed.device), embed).transpose(1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- backbone
@@ -752,14 +940,21 @@ def _with_past(layer: nn.Module, hidden_states: torch.Tensor, cache: LayerCache,
 
 
 class WavTokenizerFrameConv1d(nn.Conv1d):
-    """Convolution over frames, padded with zeros at both ends alike, or in a causal codec at the start only."""
+    """Convolution over frames, padded with zeros at both ends alike, or without `padding` at the start only.
 
-    def __init__(
-        self, config: WavTokenizerConfig, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1
-    ):
+    It takes the arguments of `nn.Conv1d`, since adapters such as LoRA make layers of the same class.
+    """
+
+    @classmethod
+    def of(
+        cls, config: WavTokenizerConfig, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1
+    ) -> "WavTokenizerFrameConv1d":
         padding = 0 if config.is_causal else kernel_size // 2
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
-        self.left_padding = kernel_size - 1 if config.is_causal else 0
+        return cls(in_channels, out_channels, kernel_size, padding=padding, groups=groups)
+
+    @property
+    def left_padding(self) -> int:
+        return 0 if self.padding[0] else self.kernel_size[0] - 1
 
     def forward(self, hidden_states: torch.Tensor, cache: LayerCache | None = None) -> torch.Tensor:
         """Maps (B, D, L) to (B, D', L)."""
@@ -814,10 +1009,10 @@ class WavTokenizerResnetBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.decoder_hidden_size
         self.norm1 = WavTokenizerGroupNorm(config)
-        self.conv1 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
+        self.conv1 = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=3)
         self.norm2 = WavTokenizerGroupNorm(config)
         self.dropout = nn.Dropout(_DECODER_DROPOUT)
-        self.conv2 = WavTokenizerFrameConv1d(config, width, width, kernel_size=3)
+        self.conv2 = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=3)
 
     def forward(
         self,
@@ -979,7 +1174,7 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.decoder_hidden_size
         inner = config.decoder_intermediate_size
-        depthwise = WavTokenizerFrameConv1d(config, width, width, kernel_size=7, groups=width)
+        depthwise = WavTokenizerFrameConv1d.of(config, width, width, kernel_size=7, groups=width)
         self.dwconv = _initialised(depthwise, std=_BACKBONE_INIT_STD)
         self.norm = WavTokenizerAdaLayerNorm(config)
         self.pwconv1 = _initialised(nn.Linear(width, inner), std=_BACKBONE_INIT_STD)
@@ -1013,7 +1208,7 @@ class WavTokenizerBackbone(nn.Module):
     def __init__(self, config: WavTokenizerConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        embed = WavTokenizerFrameConv1d(config, config.hidden_size, width, kernel_size=7)
+        embed = WavTokenizerFrameConv1d.of(config, config.hidden_size, width, kernel_size=7)
         self.embed = _initialised(embed, std=_BACKBONE_INIT_STD)
         self.pos_net = nn.ModuleList(
             [
@@ -1031,7 +1226,13 @@ class WavTokenizerBackbone(nn.Module):
         self.is_causal = config.is_causal
 
     def fresh_cache(self, batch_size: int) -> LayerCache:
-        """What the layers of a causal codec remember before the first frame: nothing."""
+        """What the layers of a causal codec remember before the first frame: nothing.
+
+        Raises:
+            RuntimeError: If an adapter wraps a layer, whose own layers would remember nothing.
+        """
+        if any(hasattr(module, "base_layer") for module in self.modules()):
+            raise RuntimeError("A decoder with an adapter cannot stream. Merge it first with `merge_and_unload()`.")
         layers: list[Any] = [
             layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
         ]
@@ -1075,6 +1276,11 @@ class WavTokenizerBackbone(nn.Module):
 # -------------------------------------------------------------------------------------------------------------- head
 
 
+def _hann_window(length: int, device: torch.device | None = None) -> torch.Tensor:
+    """In float32 whatever torch's default is, which is the model's dtype while transformers loads one."""
+    return torch.hann_window(length, dtype=torch.float32, device=device)
+
+
 class WavTokenizerISTFTHead(_Float32Buffers):
     """Predicts log-magnitude and phase of each frame and inverts the short-time Fourier transform.
 
@@ -1092,7 +1298,7 @@ class WavTokenizerISTFTHead(_Float32Buffers):
         self.hop_length, self.n_fft = config.hop_length, config.n_fft
         self.trim = (config.n_fft - config.hop_length) // 2  # samples at either end
         self.linear = nn.Linear(config.decoder_hidden_size, config.n_fft + 2)
-        self.window = nn.Buffer(torch.hann_window(config.n_fft, dtype=torch.float32), persistent=False)
+        self.window = nn.Buffer(_hann_window(config.n_fft), persistent=False)
 
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (B, L, D) to audio, (B, L * hop_length), 0 past a clip's end."""
@@ -1170,6 +1376,10 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         "WavTokenizerISTFTHead",
     ]
 
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
+        """Takes the configuration of transformers' own WavTokenizer, too, as one of ours."""
+        super().__init__(WavTokenizerConfig.of(config), *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         initialisation = getattr(module, "initialisation", {})
@@ -1193,7 +1403,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, WavTokenizerConvNextBlock):
             init.constant_(module.gamma, 1 / self.config.decoder_num_layers)
         elif isinstance(module, WavTokenizerISTFTHead):
-            init.copy_(module.window, torch.hann_window(module.n_fft, device=module.window.device))
+            init.copy_(module.window, _hann_window(module.n_fft, module.window.device))
         elif isinstance(module, WavTokenizerCodebook):
             init.zeros_(module.inited)
             init.ones_(module.cluster_size)
@@ -1206,13 +1416,19 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
 
         Raises:
             ValueError: If the folder holds the other half of the codec only; the message names the class to load it
-                with.
+                with. If a weight is NaN or infinite.
         """
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         model, loading_info = loaded
         model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} holds NaN or infinity in {name}: the file is damaged, or the "
+                    "training that wrote it had failed. Take another copy or an earlier checkpoint."
+                )
         return (model, loading_info) if output_loading_info else model
 
     def _refuse_absent_half(self, missing_keys: set[str], source) -> None:
@@ -1244,6 +1460,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
             )
         kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, *args, **kwargs)
+        give_usual_modes(save_directory)
 
     @property
     def is_fused(self) -> bool:
@@ -1316,6 +1533,26 @@ def _can_look_at(tensor: torch.Tensor) -> bool:
     return not torch.compiler.is_compiling() and not tensor.is_meta
 
 
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; the sum is both faster than looking at each and of the size of one."""
+    return math.isfinite(tensor.sum(dtype=torch.float64))
+
+
+def _refuse_unfinite(input_values: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Refuses NaN and infinity among the samples (B, 1, T) that belong to a clip."""
+    if _is_finite(input_values.detach()):
+        return
+    wrong = ~input_values[:, 0].isfinite()
+    if mask is not None:
+        wrong &= mask.to(wrong.device)
+    if wrong.any():
+        index, sample = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"`input_values` must be finite, and clip {index} holds {input_values[index, 0, sample].item()} at sample "
+            f"{sample}. Its codes would mean nothing; drop the clip, or mend what made it."
+        )
+
+
 def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> torch.Tensor | None:
     """Checks a mask of right padding and drops its channel axis.
 
@@ -1329,6 +1566,8 @@ def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) ->
     """
     if mask is None:
         return None
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"`{name}` must be a torch tensor of shape {shape}, got {type(mask).__name__}.")
     flat = mask[:, 0] if mask.ndim == 3 and mask.shape[1] == 1 else mask
     if tuple(flat.shape) != shape:
         raise ValueError(
@@ -1362,6 +1601,7 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.encoder = WavTokenizerEncoder(config)
         self.quantizer = WavTokenizerQuantizer(config)
         self.fingerprints_before_fusing: dict[str, str] = {}
@@ -1392,8 +1632,14 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
 
         Raises:
             ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding
-                only.
+                only. On a CPU, also for samples that are NaN or infinite; elsewhere looking would cost time.
         """
+        if not isinstance(input_values, torch.Tensor):
+            raise ValueError(
+                f"`input_values` must be a torch tensor (B, 1, T), got {type(input_values).__name__}. The feature "
+                "extractor makes it from files and arrays: "
+                'encode(**feature_extractor(audio, resample=True, return_tensors="pt")).'
+            )
         if input_values.ndim != 3 or input_values.shape[1] != 1:
             raise ValueError(
                 f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor "
@@ -1407,6 +1653,8 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         batch_size, _, num_samples = input_values.shape
         mask = _valid_mask(padding_mask, (batch_size, num_samples), "padding_mask")
+        if input_values.device.type == "cpu" and _can_look_at(input_values):
+            _refuse_unfinite(input_values, mask)
         num_valid = None if mask is None else mask.sum(dim=-1)
         latents, hidden_states = self.encoder(input_values, num_valid, output_hidden_states)
         audio_codes = self.quantizer(latents).to(input_values.device)
@@ -1587,6 +1835,7 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.quantizer = WavTokenizerQuantizer(config)
         self.backbone = WavTokenizerBackbone(config)
         self.head = WavTokenizerISTFTHead(config)
@@ -1631,6 +1880,7 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
 
     def __init__(self, config: WavTokenizerConfig):
         super().__init__(config)
+        config = self.config
         self.encoder_model = WavTokenizerEncoderModel(config)
         self.backbone = WavTokenizerBackbone(config)
         self.head = WavTokenizerISTFTHead(config)

@@ -607,6 +607,11 @@ class WavTokenizerProcessor(ProcessorMixin):
         return self.vocabulary.placeholder_token
 
     @property
+    def _special_ids(self) -> set[int]:
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return special | set(self.tokenizer.all_special_ids)
+
+    @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask"]
 
@@ -619,6 +624,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         audio_codes_mask: Any = None,
         sampling_rate: int | None = None,
         resample: bool = False,
+        allow_incomplete: bool = False,
         loss_on: str | None = None,
         continue_audio: bool = False,
         padding: bool | str | PaddingStrategy = True,
@@ -638,6 +644,7 @@ class WavTokenizerProcessor(ProcessorMixin):
             audio_codes_mask: With an array of `audio_codes` of different lengths, as `encode` returns it.
             sampling_rate: Rate of the given arrays in Hz; see the feature extractor.
             resample: Whether to resample clips of another rate.
+            allow_incomplete: Whether to take what there is of files that break off; see the feature extractor.
             loss_on: Makes labels: `"all"`, or only `"audio"` (codes, begin and end) or `"text"`; the rest is -100.
             continue_audio: Whether the span that ends each text stays open, so that generation goes on with it.
             padding: `True` or `"longest"` pads to the longest, `"max_length"` to `max_length`; `False` does not pad,
@@ -677,13 +684,15 @@ class WavTokenizerProcessor(ProcessorMixin):
         if not texts:
             raise ValueError("Expected at least one text, got an empty batch.")
         kwargs = {**kwargs, "padding": False, "return_attention_mask": False}
-        rows = self.tokenizer(texts, **kwargs)["input_ids"]
+        rows = [np.asarray(row, dtype=np.int64) for row in self.tokenizer(texts, **kwargs)["input_ids"]]
+        for index, row in enumerate(rows):
+            self._refuse_tail_in_span(row, index)
         if audio is None:
             spans = self._given_spans(audio_codes, audio_codes_mask)
         else:
-            encoded = self._encode(audio, sampling_rate, resample)
+            encoded = self._encode(audio, sampling_rate, resample, allow_incomplete)
             spans = self.vocabulary.to_spans(encoded.audio_codes.cpu(), encoded.audio_codes_mask.cpu())
-        filled = self._fill([np.asarray(row, dtype=np.int64) for row in rows], [_as_array(span) for span in spans])
+        filled = self._fill(rows, [_as_array(span) for span in spans])
         if continue_audio:
             filled = [self._opened(row, index) for index, row in enumerate(filled)]
         too_long = next((index for index, row in enumerate(filled) if max_length and len(row) > max_length), None)
@@ -772,8 +781,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         Raises:
             ValueError: If a sequence is malformed and `repair` is off; the message names sequence and position.
         """
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(self.tokenizer.all_special_ids)
+        special = self._special_ids
         texts, codes = [], []
         for index, sequence in enumerate(token_ids):
             try:
@@ -808,6 +816,11 @@ class WavTokenizerProcessor(ProcessorMixin):
         model_type = getattr(getattr(argument, "config", None), "model_type", "")
         if not isinstance(argument, PreTrainedAudioTokenizerBase) or not model_type.startswith("wavtokenizer"):
             raise TypeError(f"`audio_tokenizer` must be a WavTokenizerModel, got {type(argument).__name__}.")
+        if not hasattr(argument, "codes_to_latents"):
+            raise TypeError(
+                f"`audio_tokenizer` is the {type(argument).__name__} of {type(argument).__module__}, which gives "
+                "clips of a batch other codes than alone. Load its folder with wavtokenizer_hf.WavTokenizerModel."
+            )
         return PreTrainedAudioTokenizerBase
 
     @staticmethod
@@ -963,11 +976,15 @@ class WavTokenizerProcessor(ProcessorMixin):
             raise ValueError(f"{purpose} needs a codec, and this processor has none. Set it with `audio_tokenizer=`.")
         return self.audio_tokenizer
 
-    def _encode(self, audio: Any, sampling_rate: int | None, resample: bool) -> Any:
+    def _encode(self, audio: Any, sampling_rate: int | None, resample: bool, allow_incomplete: bool) -> Any:
         codec = self._codec("Encoding recordings")
-        inputs = self.feature_extractor(audio, sampling_rate=sampling_rate, resample=resample, return_tensors="pt").to(
-            codec.device
-        )
+        inputs = self.feature_extractor(
+            audio,
+            sampling_rate=sampling_rate,
+            resample=resample,
+            allow_incomplete=allow_incomplete,
+            return_tensors="pt",
+        ).to(codec.device)
         # Not in inference mode, whose tensors an embedding that is trained refuses.
         with torch.no_grad():
             return codec.encode(**inputs)
@@ -1023,6 +1040,19 @@ class WavTokenizerProcessor(ProcessorMixin):
                 parts += [next(waiting), piece[1:]]
             filled.append(np.concatenate(parts))
         return filled
+
+    def _refuse_tail_in_span(self, row: np.ndarray, index: int) -> None:
+        """Refuses special tokens, as tokenizers append them, behind a span of audio that a text leaves open."""
+        begins = np.flatnonzero(row == self.vocabulary.begin_token_id)
+        inside = row[begins[-1] :] if len(begins) else row[:0]
+        tail = inside[~self.vocabulary.is_audio(inside)]
+        special = self._special_ids - {self.vocabulary.placeholder_token_id} if len(tail) else set()
+        if len(tail) and self.vocabulary.end_token_id not in inside and special.issuperset(tail.tolist()):
+            raise ValueError(
+                f"Text {index} ends in an open span of audio, and the tokenizer appended id {tail[0]}, so that "
+                "nothing can go on with the span. Pass `add_special_tokens=False`, or close the span with "
+                f"{self.vocabulary.end_token}."
+            )
 
     def _opened(self, row: np.ndarray, index: int) -> np.ndarray:
         if len(row) == 0 or row[-1] != self.vocabulary.end_token_id:

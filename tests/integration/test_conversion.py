@@ -182,6 +182,11 @@ def bad_sources():
         "leftover": (state | {"surprise.weight": torch.ones(2)}, "for which the map has no row: surprise.weight"),
         "no place": (state | {"backbone.more": torch.ones(2)}, "for which the model has no place: backbone.more"),
         "shape": (state | {"head.out.bias": torch.ones(2)}, "head.out.bias is [2] instead of [322]"),
+        "NaN": (state | {"head.out.bias": torch.full((322,), float("nan"))}, "head.out.bias holds NaN or infinity"),
+        "infinity": (
+            state | {"backbone.embed.bias": state["backbone.embed.bias"] / 0},
+            "backbone.embed.bias holds NaN or infinity",
+        ),
         "integers": (
             state | {"head.out.bias": torch.ones(322, dtype=torch.int)},
             "expected tensors of floats, got head.out.",
@@ -429,7 +434,7 @@ def test_verify_names_a_discriminator_that_differs(checkpoint, tmp_path):
 
 def test_verify_reports_audio_that_comes_back_broken(tmp_path):
     state = original_state()
-    state["head.out.bias"][0] = float("nan")
+    state["head.out.weight"].fill_(3e38)  # a number, but not when it is multiplied
     source = write_checkpoint(tmp_path / "a.ckpt", state)
     convert(str(source), tmp_path / "out")
     assert differences(tmp_path / "out", source) == ["audio: NaN or infinity came back"]

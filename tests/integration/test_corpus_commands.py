@@ -17,6 +17,7 @@ def run(capsys, tmp_path, monkeypatch):
     """Runs a command beside a folder of recordings, `in`, and a model, `model`; gives status, stdout and stderr."""
     write_recordings(tmp_path / "in", 4)
     (tmp_path / "in" / "broken.wav").write_text("no audio")
+    (tmp_path / "in" / "readme.txt").write_text("recorded in a shed")
     tiny_model().save_pretrained(tmp_path / "model")
     FEATURE_EXTRACTOR.save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
@@ -37,7 +38,7 @@ def test_a_corpus_is_made_looked_at_and_exported(run, tmp_path):
     rows = rows_of(tmp_path / "out")
     num_codes = sum(len(row["codes"]) for row in rows)
     assert (status, out) == (0, f"out: 4 clips, 0.00 hours, {num_codes} codes in 3 shards\n")
-    assert err.endswith("left out: 1 unreadable")
+    assert err.endswith("passed over beside the recordings: 1 .txt left out: 1 unreadable")
 
     status, out, _ = run("status out")
     told = dict(line.split(maxsplit=1) for line in out.splitlines())
@@ -46,6 +47,19 @@ def test_a_corpus_is_made_looked_at_and_exported(run, tmp_path):
     assert (told["unreadable"], told["codes"]) == ("1", str(num_codes))
     status, out, _ = run("status out --json")
     assert (status, json.loads(out)["num_codes"], json.loads(out)["errors"]) == (0, num_codes, {"unreadable": 1})
+
+    assert (told["passed"], "damaged" in told) == ("over   1 .txt", False)
+    status, out, _ = run("status out --verify")
+    assert (status, "damaged       0 shards" in out) == (0, True)
+    shard = next((tmp_path / "out" / "data").iterdir())
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:300] + bytes(9) + whole[309:])
+    status, out, _ = run("status out --verify --json")
+    assert (status, list(json.loads(out)["damaged_shards"].values())) == (
+        1,
+        ["its checksum is that of another content"],
+    )
+    shard.write_bytes(whole)
 
     status, out, err = run("export-tokens out tokens/all --format npy --offset 100 --end 7")
     assert (status, out.split()) == (0, ["tokens/all.npy", "tokens/all.ends.npy", "tokens/all.json"])

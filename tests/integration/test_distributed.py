@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from tests.tiny import noise, tiny_model
+from wavtokenizer_hf.training.clips import Clip
 from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.config import OptimizerConfig, TrainingConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
@@ -27,6 +28,12 @@ CONFIG = TrainingConfig(
     optimizer=OptimizerConfig(learning_rate=1e-3, max_grad_norm=50.0),
     accumulation_steps=NUM_PARTS,
 )
+
+
+class Clips(list):
+    """A dataset for validation."""
+
+    clips: ClassVar = [Clip(f"{index}", Path(f"{index}.wav")) for index in range(5)]
 
 
 def train(accelerator: Accelerator) -> dict[str, Any]:
@@ -59,9 +66,9 @@ def train(accelerator: Accelerator) -> dict[str, Any]:
         seen["codebooks"].append(state(codebook))
         seen["gradients"].append({name: value.grad.clone() for name, value in model.named_parameters()})
         seen["revived"].append(losses["codebook/revived"].item())
-    clips = [
+    clips = Clips(
         {"input_values": clip, "cutoff_hz": 12000.0, "failures": []} for clip in noise(5, 1, NUM_SAMPLES, seed=98)
-    ]
+    )
     seen["validation"] = validate(model, clips, accelerator, batch_size=2, num_pictures=0).figures
     return seen | {"codec": state(model), "discriminators": state(discriminators)}
 

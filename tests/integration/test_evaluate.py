@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel
 from wavtokenizer_hf.cli import app
+from wavtokenizer_hf.evaluation import perceptual, pitch
 from wavtokenizer_hf.evaluation.registry import METRICS
 
 ANCHOR = Path(__file__).parents[1] / "golden" / "anchor"
@@ -133,20 +134,42 @@ def test_saved_audio_scored_as_pairs_gives_the_same_figures(data, tiny_folder):
 
 
 def test_published_pairs_are_scored_without_a_codec():
-    names = "log_mel_l1,pesq_wb,stoi,codebook_usage"
+    names = "frame_tone_db,level_db,log_mel_l1,pesq_wb,stoi,gpe,vuv_f1"
     for rate in ("75", "40"):
-        status, _, err = run(
-            "--pairs", ANCHOR / "ref", ANCHOR / f"wavtokenizer_{rate}", "-o", rate, "--metrics", names
-        )
+        folders = ANCHOR / "ref", ANCHOR / f"wavtokenizer_{rate}"
+        status, _, err = run("--pairs", *folders, "--frame-rate", rate, "-o", rate, "--metrics", names)
         assert status == 0, err
     better, worse = (results(rate)["metrics"] for rate in ("75", "40"))
     assert better["log_mel_l1"]["all"]["value"] < worse["log_mel_l1"]["all"]["value"]
     assert better["pesq_wb"]["all"]["value"] > worse["pesq_wb"]["all"]["value"] + 0.3
     assert better["stoi"]["all"]["value"] > worse["stoi"]["all"]["value"]
-    assert better["codebook_usage"]["all"]["reasons"] == {
-        "there are no codes: the estimates came without their codec": 1
-    }
+    for measures in (better, worse):
+        assert measures["gpe"]["all"]["value"] < 0.2
+        assert measures["vuv_f1"]["all"]["value"] > 0.8
+        assert abs(measures["frame_tone_db"]["all"]["value"]) < 3
+        assert abs(measures["level_db"]["all"]["value"]) < 1.5
+    assert results("75")["warnings"] == []
     assert results("75")["model"] is None
+
+
+def test_what_cannot_be_measured_is_said_in_one_line_or_an_error_where_it_was_asked_for(data, monkeypatch):
+    def absent(package, extra):
+        raise ImportError(f"{package} does not load. Install it with: pip install 'wavtokenizer-hf[{extra}]'")
+
+    for module in (perceptual, pitch):
+        monkeypatch.setattr(module, "import_extra", absent)
+    status, _, err = run("--pairs", data, data, "--out", "scores")
+    assert status == 0, err
+    line = next(line for line in err.split("not measured: ")[1:])
+    assert "pesq_wb (pesq does not load. Install it with: pip install 'wavtokenizer-hf[eval]')" in line
+    assert "gpe, vuv_f1, f0_correlation (pyworld does not load." in line
+    assert "codebook_usage, codebook_perplexity" in line
+    assert err.count("not measured: ") == 1
+    for name, reason in (("gpe", "pyworld does not load"), ("bitrate", "there are no codes")):
+        status, _, err = run("--pairs", data, data, "--out", "again", "--metrics", f"log_mel_l1,{name}")
+        assert status == 1
+        assert f"error: what was asked for cannot be computed. {name}: {reason}" in err
+        assert not Path("again").exists()
 
 
 def test_files_without_a_counterpart_are_listed(data):
@@ -198,8 +221,9 @@ def test_results_are_written_over_only_when_told_so(data, tiny_folder):
         (["--pairs", "data"], "--pairs takes REF_DIR DEG_DIR, got data"),
         (["MODEL", "data", "more"], "expected [MODEL] DATA, got MODEL data more"),
         (["MODEL", "nowhere"], "no such file: nowhere"),
-        (["MODEL", "data", "--metrics", "pesq"], "no metric is called 'pesq'; there are log_mel_l1"),
+        (["MODEL", "data", "--metrics", "pesq"], "no metric is called 'pesq'; there are frame_tone_db"),
         (["--pairs", "data", "data", "--save-audio"], "--pairs runs no codec"),
+        (["MODEL", "data", "--frame-rate", "75"], "--frame-rate goes with --pairs; a codec has its own"),
         (["MODEL", "data", "--bandwidth-id", "7"], "--bandwidth-id must lie from 0 to 3"),
         (["MODEL", "data", "--limit", "0"], "'--limit'"),
         (["MODEL", "data", "--device", "abacus"], "no device 'abacus'"),

@@ -1,9 +1,13 @@
 """The trainer as a whole, on real recordings: what a run writes, how it goes on after an end, and where it starts."""
 
+import dataclasses
+import io
 import itertools
 import json
+import math
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -14,23 +18,31 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 from typer.testing import CliRunner
 
 from tests.golden import AUDIO
 from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import WavTokenizerCausalModel, WavTokenizerModel, fingerprint
+from wavtokenizer_hf.audio.atomic import partial_path
 from wavtokenizer_hf.cli import app
-from wavtokenizer_hf.training import checkpoint, report, trainer
+from wavtokenizer_hf.evaluation import pitch
+from wavtokenizer_hf.training import checkpoint, gan, report, trainer, validation
 from wavtokenizer_hf.training.checkpoint import checkpoint_path, checkpoints, save_codec, save_discriminators
 from wavtokenizer_hf.training.config import load_config, recipe_names
+from wavtokenizer_hf.training.dataset import collate
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
+from wavtokenizer_hf.training.gan import DivergenceError
+from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
 from wavtokenizer_hf.training.runlog import RunLog
+from wavtokenizer_hf.training.steps import reconstruction_losses
 from wavtokenizer_hf.training.trainer import Trainer
 
 DATA = f"data.train={AUDIO}"
@@ -53,6 +65,8 @@ LONG = {
     "checkpoint_every": 3,
     "discriminator_start_step": 5,
     "quantizer_start_step": 7,
+    "quantizer_dropout": [[7, 0.9], [14, 0.3]],
+    "loss_weights": {"generator/waveform": [[0, 1], [10, 0.1]], "generator/phase_advance": 1},
     "ema_decay": 0.8,
 }
 
@@ -159,7 +173,7 @@ def test_a_run_writes_its_configuration_log_checkpoints_best_model_and_report(de
     steps = [entry["step"] for entry in log_of(debug_run) if "generator/mel" in entry]
     assert steps == list(range(1, 21))
     losses = [name for name in log_of(debug_run)[-2] if name.startswith(("generator/", "discriminator/"))]
-    assert set(load_config("debug").weights) < set(losses)
+    assert {name for name, weight in load_config("debug").weights.items() if weight} < set(losses)
 
 
 def test_the_validation_loss_falls(debug_run):
@@ -167,6 +181,34 @@ def test_the_validation_loss_falls(debug_run):
     assert len(mels) == 4
     assert mels == sorted(mels, reverse=True)
     assert mels[-1] < 0.98 * mels[0]
+
+
+def test_validations_measure_what_a_spectral_loss_does_not_hear(debug_run):
+    last = log_of(debug_run)[-1]
+    assert {"validation/frame_tone_db", "validation/level_db", "validation/gpe", "validation/vuv_f1"} & set(last) >= {
+        "validation/frame_tone_db",
+        "validation/level_db",
+    }
+    page = (debug_run / "report" / "index.html").read_text()
+    assert "gross pitch error" in page
+    is_said = "it hums or buzzes, however good other figures look" in page
+    assert is_said == (last["validation/frame_tone_db"] > 3)
+
+
+def test_a_run_without_the_pitch_tracker_says_once_what_it_leaves_out(tmp_path, monkeypatch, caplog):
+    def absent(package, extra):
+        raise ImportError(f"{package} does not load. Install it with: pip install 'wavtokenizer-hf[{extra}]'")
+
+    monkeypatch.setattr(pitch, "import_extra", absent)
+    with caplog.at_level("INFO"):
+        quick(tmp_path, validate_every=1).train()
+    said = [line for line in caplog.messages if "leaves out pitch and voicing" in line]
+    assert len(said) == 1
+    assert "wavtokenizer-hf[eval]" in said[0]
+    validated = [entry for entry in log_of(tmp_path / "run") if "validation/mel" in entry]
+    assert len(validated) == 3
+    assert not any("validation/gpe" in entry for entry in validated)
+    assert all("validation/level_db" in entry for entry in validated)
 
 
 def test_as_many_checkpoints_stay_as_the_recipe_says_and_no_partial_one(debug_run):
@@ -261,7 +303,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, uninterrupted):
         process.wait()
     assert checkpoints(run)[-1].name < "step-00000014"
     # What a process that is killed while it saves leaves behind.
-    half = checkpoint.partial_path(checkpoint_path(run, 15))
+    half = partial_path(checkpoint_path(run, 15))
     half.mkdir()
     (half / "model.safetensors").write_bytes((checkpoints(run)[-1] / "model.safetensors").read_bytes()[:1000])
     status, *_ = command(recipe, "-o", run, "--resume")
@@ -368,6 +410,202 @@ def test_a_run_in_pieces_is_the_same_run(tmp_path, uninterrupted, monkeypatch):
         status, out, _ = command(recipe, "-o", run, "--stop-after", 5.1 / 60, *resume)
         assert (status, out) == (0, f"{run}: {num_steps} of 14 steps\n")
     assert_equal_runs(run, uninterrupted)
+
+
+class Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def spoiled(content: bytes, trace: Path) -> dict[str, bytes]:
+    """What somebody, or a disk, may have put in the place of a file."""
+    saved = io.BytesIO()
+    torch.save({"state": Evil(trace)}, saved)
+    plain = io.BytesIO()
+    torch.save({"sums": {"a": "b"}, "num_steps": {"a": 1}, "step": -1}, plain)
+    return {
+        "torch": saved.getvalue(),
+        "pickle": pickle.dumps(Evil(trace)),
+        "half": content[: len(content) // 2],
+        "empty": b"",
+        "other": plain.getvalue(),
+    }
+
+
+def test_a_state_that_is_not_the_runs_is_refused_by_name_and_runs_nothing(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    config = load_config(write_recipe(tmp_path / "long.yaml", LONG | {"max_steps": 15}))
+    before = (run / "log.jsonl").read_bytes(), (run / "config.yaml").read_bytes()
+    files = sorted((checkpoints(run)[-1] / "training_state").iterdir())
+    assert len(files) == 10
+    for file in files:
+        content = file.read_bytes()
+        for form, other in spoiled(content, tmp_path / "trace").items():
+            file.write_bytes(other)
+            with pytest.raises(ValueError, match=re.escape(f"{file} is not the state of this run: ")) as caught:
+                Trainer(config, run, is_resuming=True)
+            assert "\n" not in str(caught.value), form
+        file.unlink()
+        with pytest.raises(FileNotFoundError, match=re.escape(f"{file} is missing")):
+            Trainer(config, run, is_resuming=True)
+        file.write_bytes(content)
+    assert not (tmp_path / "trace").exists()
+    assert (run / "log.jsonl").read_bytes() == before[0]
+
+
+def test_states_of_another_shape_step_or_value_are_refused(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    config = load_config(write_recipe(tmp_path / "long.yaml", LONG | {"max_steps": 15}))
+    state = checkpoints(run)[-1] / "training_state"
+
+    def refused(name: str, change, message: str) -> None:
+        content = (state / name).read_bytes()
+        is_safetensors = name.endswith(".safetensors")
+        held = load_file(state / name) if is_safetensors else torch.load(state / name, weights_only=True)
+        change(held)
+        save_file(held, state / name) if is_safetensors else torch.save(held, state / name)
+        with pytest.raises(ValueError, match=message):
+            Trainer(config, run, is_resuming=True)
+        (state / name).write_bytes(content)
+
+    weight = "model.head.linear.weight"
+    refused("model.safetensors", lambda held: held.update({weight: held[weight] * math.nan}), "not finite")
+    refused("model.safetensors", lambda held: held.update({weight: held[weight][1:].clone()}), "expected a tensor")
+    refused("model.safetensors", lambda held: held.pop(weight), f"has other entries, such as {weight}")
+    refused("optimizer.bin", lambda held: held["state"][0].update(exp_avg=torch.zeros(3)), "parameter 0: exp_avg")
+    refused("optimizer.bin", lambda held: held["param_groups"].clear(), "is no list of 1")
+    refused("custom_checkpoint_0.pkl", lambda held: held.update(step=13), "holds the state of step 13")
+    refused("custom_checkpoint_0.pkl", lambda held: held.update(best_mel=math.nan), "best_mel must be a number")
+    refused("custom_checkpoint_1.pkl", lambda held: held["num_steps"].update(x=1), "no sums of losses")
+    refused("custom_checkpoint_2.pkl", lambda held: held.update(last_epoch="7"), "expected a number, got str")
+    # what an earlier version wrote
+    held = torch.load(state / "custom_checkpoint_0.pkl", weights_only=True)
+    assert held.pop("is_best_quantized")
+    torch.save(held, state / "custom_checkpoint_0.pkl")
+    assert Trainer(config, run, is_resuming=True).progress.step == 14
+
+
+# ------------------------------------------------------------------------------------------------ what is not finite
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        ("loss", "diverged in step 5: generator/mel is nan"),
+        ("gradient", "diverged in step 5: generator/gradient is nan"),
+    ],
+)
+def test_the_first_loss_or_gradient_that_is_not_finite_stops_the_run_before_a_checkpoint_of_it(
+    tmp_path, monkeypatch, spoil, named
+):
+    whole = gan.reconstruction_losses
+    calls = []
+
+    def spoiled_losses(*args):
+        losses = whole(*args)
+        calls.append(1)
+        if len(calls) == 5:
+            if spoil == "loss":
+                losses["generator/mel"] = losses["generator/mel"] * math.nan
+            else:
+                losses["generator/mel"].register_hook(lambda gradient: gradient * math.inf)
+        return losses
+
+    monkeypatch.setattr(gan, "reconstruction_losses", spoiled_losses)
+    settings = {"max_steps": 9, "checkpoint_every": 1, "validate_every": 2, "keep_checkpoints": 2, "log_every": 1}
+    recipe = write_recipe(tmp_path / "quick.yaml", {"base": "debug", **QUICK, **settings})
+    status, _, err = command(recipe, "-o", tmp_path / "run")
+    assert status == 1
+    assert f"error: the run {named}" in err
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-00000003", "step-00000004"]
+    assert log_of(tmp_path / "run")[-1]["step"] == 4
+    for path in [*checkpoints(tmp_path / "run"), tmp_path / "run" / "best"]:
+        assert all(tensor.isfinite().all() for tensor in load_file(path / "model.safetensors").values())
+
+
+def test_weights_that_are_not_finite_leave_the_checkpoints_of_before(tmp_path):
+    run = quick(tmp_path, max_steps=3, checkpoint_every=1, keep_checkpoints=1, validate_every=9)
+    save = run.save
+
+    def spoil_and_save():
+        if run.progress.step == 2:
+            run.model.head.linear.bias.data[0] = math.inf
+        return save()
+
+    run.save = spoil_and_save
+    with pytest.raises(DivergenceError, match="diverged in step 2: a weight of the generator is nan"):
+        run.train()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "mel_loss", lambda *args: torch.tensor(math.nan))
+    with pytest.raises(DivergenceError, match="diverged in step 1: validation/mel is nan"):
+        quick(tmp_path, validate_every=1, checkpoint_every=1).train()
+    assert checkpoints(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_digital_silence_and_constant_clips_train_with_finite_losses(tmp_path, level):
+    (tmp_path / "clips").mkdir()
+    for index in range(8):
+        soundfile.write(tmp_path / "clips" / f"{index}.wav", np.full(24000, level), 24000, subtype="FLOAT")
+    run = quick(
+        tmp_path,
+        f"data.train={tmp_path / 'clips'}",
+        "data.crop_s=0.4",
+        **{
+            "max_steps": 4,
+            "validate_every": 2,
+            "data_dependent_init": True,
+            "quantizer_start_step": 1,
+            "discriminator_start_step": 2,
+            "loss_weights": {name: 1.0 for name in DEFAULT_WEIGHTS if name.startswith("generator/")},
+        },
+    )
+    run.train()
+    entries = log_of(tmp_path / "run")
+    assert {name for entry in entries for name in entry} > set(DEFAULT_WEIGHTS) - {"discriminator/multi_band"} - {
+        name for name in DEFAULT_WEIGHTS if name.endswith("multi_band")
+    }
+    assert all(math.isfinite(value) for entry in entries for value in entry.values())
+
+
+def test_training_and_validation_use_the_same_arithmetic_with_and_without_quantizer(tmp_path):
+    run = quick(tmp_path, max_steps=1)
+    indices = range(len(run.validation_clips))
+    batch = collate([run.validation_set[index] for index in indices])
+    rate = run.codec_config.sampling_rate
+    run._start_codebook()
+    run.model.eval()  # without the dropout of the decoder
+    for uses_quantizer in (False, True):
+        with torch.no_grad():
+            made = run.generator(batch["input_values"], 0, uses_quantizer)
+            losses = reconstruction_losses(batch["input_values"][:, 0], made, rate, batch["cutoff_hz"])
+        found = validation.validate(
+            run.model, run.validation_set, run.accelerator, batch_size=3, num_pictures=0, uses_quantizer=uses_quantizer
+        )
+        assert found.mel == pytest.approx(losses["generator/mel"].item(), rel=1e-5)
+        assert ("codebook/usage" in found.figures) == uses_quantizer
+
+
+def test_a_codec_with_its_quantizer_is_better_than_any_without(tmp_path, monkeypatch):
+    run = quick(tmp_path, max_steps=6, validate_every=2, quantizer_start_step=3)
+    found = iter([0.1, 0.2, 0.5])
+    whole = validation.validate
+    monkeypatch.setattr(trainer, "validate", lambda *a, **k: dataclasses.replace(whole(*a, **k), mel=next(found)))
+    run.train()
+    best = json.loads((tmp_path / "run" / "best" / "validation.json").read_text())
+    assert (best["step"], best["validation/mel"]) == (4, 0.2)
+    entries = [entry for entry in log_of(tmp_path / "run") if "validation/mel" in entry]
+    assert ["codebook/usage" in entry for entry in entries] == [False, True, True]
 
 
 def test_a_run_trains_in_a_thread_where_no_signal_can_be_handled(tmp_path):

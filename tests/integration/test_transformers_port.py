@@ -10,12 +10,14 @@ import torch
 import transformers
 from transformers import AutoFeatureExtractor, AutoModel
 
-from tests.tiny import noise, tiny_model
+from tests.tiny import noise, tiny_causal_config, tiny_config, tiny_model
+from tests.tiny_language import tiny_tokenizer
 from wavtokenizer_hf import (
     WavTokenizerDecoderModel,
     WavTokenizerEncoderModel,
     WavTokenizerFeatureExtractor,
     WavTokenizerModel,
+    WavTokenizerProcessor,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -101,3 +103,41 @@ def test_both_write_the_same_configuration(saved_there):
     """But for what depends on who wrote it."""
     here, there = (json.loads((saved_there / name).read_text()) for name in ("config_here.json", "config.json"))
     assert here == there
+
+
+def test_its_configuration_builds_our_models_and_ours_builds_its(model, clip):
+    values = model.config.to_dict()
+    del values["model_type"]
+    theirs = transformers.WavTokenizerConfig(**values)
+    for model_class, config in (
+        (WavTokenizerModel, theirs),
+        (WavTokenizerDecoderModel, theirs),
+        (WavTokenizerEncoderModel, theirs.encoder_config),
+    ):
+        assert model_class(config).config.to_dict() == model.config.to_dict()
+    built = transformers.WavTokenizerModel(tiny_config())
+    built.load_state_dict(model.state_dict())
+    check(built.eval()(clip), model(clip))
+
+
+def test_what_its_model_cannot_compute_is_refused_with_words():
+    with pytest.raises(ValueError, match="computes no causal codec"):
+        transformers.WavTokenizerModel(tiny_causal_config())
+    with pytest.raises(TypeError, match="Expected the configuration of a WavTokenizer, got one of type 'bert'"):
+        WavTokenizerModel(transformers.BertConfig())
+
+
+def test_its_model_in_our_processor_is_refused_with_the_class_to_take(model):
+    theirs = transformers.WavTokenizerModel(tiny_config())
+    with pytest.raises(TypeError, match=r"of transformers[.].*other codes than alone.*wavtokenizer_hf[.]WavTokenizer"):
+        WavTokenizerProcessor(WavTokenizerFeatureExtractor(hop_length=80), tiny_tokenizer("qwen"), theirs)
+
+
+@torch.no_grad()
+def test_both_quantizers_have_the_same_calls(model, clip):
+    theirs = transformers.WavTokenizerModel(tiny_config())
+    theirs.load_state_dict(model.state_dict())
+    encoded = model.encode(clip, output_latents=True)
+    ours, other = model.encoder_model.quantizer, theirs.encoder_model.quantizer
+    assert torch.equal(ours.encode(encoded.encoder_latents), other.encode(encoded.encoder_latents))
+    assert torch.equal(ours.decode(encoded.audio_codes[:, 0]), other.decode(encoded.audio_codes[:, 0]))

@@ -18,6 +18,7 @@ MODELS = {
     "hop 320": lambda: tiny_model(upsampling_ratios=[8, 5, 4, 2]),
     "zero padding": lambda: tiny_model(pad_mode="constant"),
     "causal": lambda: tiny_causal_model(),
+    "SimVQ": lambda: tiny_model(use_causal_conv=True, adanorm_num_embeddings=1),
     "long reach": lambda: tiny_model(upsampling_ratios=[2, 2], kernel_size=11, last_kernel_size=13),
     "two residual blocks": lambda: tiny_model(num_residual_layers=2, dilation_growth_rate=3),
     "bundled": lambda: WavTokenizerModel.from_pretrained(bundled_checkpoint()).eval(),

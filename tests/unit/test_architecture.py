@@ -96,6 +96,11 @@ def test_any_key_too_many_is_named(name):
     assert name in str(caught.value)
 
 
+def test_a_layer_s_number_of_thousands_of_digits_is_refused():
+    with pytest.raises(ConversionError, match="layers of numbers with more than 9 digits"):
+        check(original_shapes() | {"backbone.convnext." + "9" * 5000 + ".gamma": (1,)})
+
+
 @pytest.mark.parametrize("name", [f"{ENCODER}4.block.3.conv.conv.weight_g", "backbone.convnext.1.gamma"])
 def test_a_shape_that_no_other_tensor_fits_is_named(name):
     with pytest.raises(ConversionError, match="shapes that do not fit") as caught:

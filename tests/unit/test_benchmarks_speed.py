@@ -21,6 +21,7 @@ from benchmarks import (
     breakdown,
     loading,
     long_audio,
+    nearest_code,
     plain,
     precision,
     record,
@@ -620,6 +621,34 @@ def test_what_is_loaded_is_what_is_asked_for(tiny_folder, monkeypatch):
     for name in loading.CLASSES:
         loading.measure_one(name, tiny_folder)
     assert told == [(name, tiny_folder) for name in ("encoder alone", "whole codec")]
+
+
+# ------------------------------------------------------------------------------------------------------- nearest code
+
+
+def test_the_benchmark_of_the_nearest_code_runs_and_its_table_shows_it(run_script):
+    result = run_script(nearest_code, "--sizes 512 2000 --width 80 --seconds 0.5 --rounds 2")
+    measured = result["measurements"]
+    # The recordings of the repository have latents for both.
+    assert [(each["codebook_size"], each["codebook"]) for each in measured] == [
+        (size, kind) for size in (512, 2000) for kind in nearest_code.KINDS if (size, kind) != (2000, "latents")
+    ]
+    assert all(each["equal"] for each in measured)
+    assert all(list(each["ways"]) == ["all entries", "product alone", "principal axes"] for each in measured)
+    assert all(each["ways"]["all entries"]["ratio_to_baseline"] == 1 for each in measured)
+    assert [each["num_axes"] for each in measured if each["codebook"] == "normal"] == [16, 16]
+    table = speed_tables.nearest_code_table(result)
+    assert "| entries | codebook | all entries | product alone | principal axes | axes | index |" in table
+    assert "\n| 2,000 | normal | " in table
+
+
+def test_widened_latents_keep_their_distances_but_for_the_noise():
+    latents = noise(200, 8)
+    wide = nearest_code.widened(latents, 64, seed=1)
+    assert wide.shape == (200, 64)
+    assert wide.var(dim=0).sum() / latents.var(dim=0).sum() == pytest.approx(1.01, abs=0.01)
+    distances = torch.cdist(wide, wide).square() - torch.cdist(latents, latents).square()
+    assert distances.abs().mean() < 0.1 * torch.cdist(latents, latents).square().mean()
 
 
 # -------------------------------------------------------------------------------------------------- padded batches

@@ -12,11 +12,8 @@ from wavtokenizer_hf.training import checkpoint
 from wavtokenizer_hf.training.checkpoint import (
     checkpoint_path,
     checkpoints,
-    discard_partial,
     load_codec,
     load_discriminators,
-    partial_path,
-    replacing_folder,
     rotate,
     save_codec,
     save_discriminators,
@@ -50,49 +47,6 @@ def test_rotation_leaves_the_newest(tmp_path):
     rotate(tmp_path, 2)
     rotate(tmp_path, 5)
     assert sorted((tmp_path / "checkpoints").iterdir()) == made[1:]
-
-
-def test_a_folder_is_replaced_when_its_successor_is_whole(tmp_path):
-    folder = tmp_path / "best"
-    for content in ("old", "new"):
-        with replacing_folder(folder) as staging:
-            (staging / content).write_text("")
-            assert not (folder / content).exists()
-        assert [path.name for path in folder.iterdir()] == [content]
-    with pytest.raises(FileNotFoundError), replacing_folder(folder) as staging:
-        (staging / "no such folder" / "half").write_text("")
-    assert [path.name for path in folder.iterdir()] == ["new"]
-    discard_partial(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_a_folder_whose_replacement_was_killed_halfway_is_put_back(tmp_path, monkeypatch):
-    folder = tmp_path / "best"
-    with replacing_folder(folder) as staging:
-        (staging / "old").write_text("")
-    rename = type(folder).rename
-
-    def killed(self, target):
-        if target == folder:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(type(folder), "rename", killed)
-        with pytest.raises(KeyboardInterrupt), replacing_folder(folder) as staging:
-            (staging / "new").write_text("")
-    assert not folder.exists()
-    discard_partial(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["best", "best/old"]
-
-
-def test_what_a_killed_process_left_is_removed_and_checkpoints_stay(tmp_path):
-    whole = make(tmp_path, 5)
-    partial_path(checkpoint_path(tmp_path, 10)).mkdir()
-    (partial_path(checkpoint_path(tmp_path, 10)) / "weights").write_text("half")
-    partial_path(tmp_path / "best").mkdir()
-    discard_partial(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_dir()) == [tmp_path / "checkpoints", whole]
 
 
 def test_a_saved_codec_is_a_folder_for_the_auto_classes_and_comes_back_in_float32(tmp_path):

@@ -13,7 +13,7 @@ LARGE = "novateur/WavTokenizer-large-speech-75token"
 def test_the_table_holds_each_released_file_once():
     files = [(release.repo, release.file) for release in RELEASED]
     names = [name for release in RELEASED for name in (release.name, *release.aliases)]
-    assert len(set(files)) == len(files) == 9
+    assert len(set(files)) == len(files) == 13
     assert len(set(names)) == len(names)
     assert {release.codes_per_second for release in RELEASED} == set(UPSAMPLING_RATIOS) == {40, 75}
     assert all(("_600_" in release.file) == (release.codes_per_second == 40) for release in RELEASED)
@@ -102,6 +102,32 @@ def test_a_download_asks_for_repository_file_and_revision(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve("large-speech-75token").fetch() == Path("/cache/file.ckpt")
     assert calls == [(LARGE, "wavtokenizer_large_speech_320_24k.ckpt", "1cc9fae")]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("simvq-4k", "vq_audio_log/simvq_4k/epoch=49-step=7.ckpt"),
+        ("SimVQ_262k", "vq_audio_log/simvq_262k/epoch=49-step=138600.ckpt"),
+    ],
+)
+def test_a_release_of_simvq_is_the_only_checkpoint_of_its_folder(name, asked, monkeypatch):
+    there = [asked, asked.replace("_audio", ""), "vq_audio_log/simvq_8k/a.ckpt", asked.replace(".ckpt", ".yaml")]
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo_id, *, revision: there)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename, *, revision: filename)
+    assert resolve(name).fetch() == Path(asked)
+
+
+@pytest.mark.parametrize("there", [[], ["vq_audio_log/simvq_4k/a.ckpt", "vq_audio_log/simvq_4k/b.ckpt"]])
+def test_a_folder_without_a_checkpoint_or_with_several_asks_for_one(there, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo_id, *, revision: there)
+    with pytest.raises(ConversionError, match=f"holds {len(there)} files .* expected one; name one as REPO:FILE"):
+        resolve("simvq-4k").fetch()
+
+
+def test_a_repository_of_several_simvq_codecs_asks_which():
+    with pytest.raises(UsageError, match="name one: simvq-4k, simvq-8k, simvq-65k, simvq-262k"):
+        resolve("zyx123/SimVQ")
 
 
 def test_a_failed_download_is_one_line(monkeypatch):

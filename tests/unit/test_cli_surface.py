@@ -12,16 +12,18 @@ from wavtokenizer_hf.cli import app, main
 from wavtokenizer_hf.cli.encode import CodeFormat
 from wavtokenizer_hf.cli.options import AudioFormat, DType
 
+READING = {"--allow-incomplete"}
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
 SURFACE = {
-    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *SHARED},
+    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *READING, *SHARED},
     "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", "--chunked", *SHARED},
-    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *SHARED},
+    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *READING, *SHARED},
     "evaluate": {
         "[MODEL] DATA",
         "--out",
         "-o",
         "--pairs",
+        "--frame-rate",
         "--metrics",
         "--asr",
         "--speaker-model",
@@ -30,9 +32,10 @@ SURFACE = {
         "--save-audio",
         "--seed",
         "--bandwidth-id",
+        *READING,
         *SHARED,
     },
-    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", "--debug"},
+    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", *READING, "--debug"},
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
     "tokenize-corpus": {
         "SOURCE",
@@ -51,9 +54,10 @@ SURFACE = {
         "--data-revision",
         "--ray",
         "--actors",
+        *READING,
         *SHARED - {"--overwrite"},
     },
-    "status": {"OUT", "--json", "--debug"},
+    "status": {"OUT", "--verify", "--json", "--debug"},
     "export-tokens": {"OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"},
     "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
 }

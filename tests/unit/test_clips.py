@@ -107,7 +107,7 @@ def test_a_column_of_numbers_with_something_else_is_an_error_that_names_the_clip
 
 def test_a_manifest_without_a_column_of_files_is_an_error_with_the_columns_that_it_has(tmp_path):
     (tmp_path / "list.tsv").write_text("wave\tkind\nx.wav\tspeech\n")
-    with pytest.raises(ValueError, match=r"list\.tsv: line 2: .*file or path, found wave, kind"):
+    with pytest.raises(ValueError, match=r"list\.tsv: line 2: .*file or path or audio_filepath, found wave, kind"):
         find_clips(tmp_path / "list.tsv")
 
 

@@ -1,10 +1,12 @@
 """The file of codes."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -72,6 +74,14 @@ def test_json_is_plain(tmp_path):
         "model": "org/model",
         "source": "süß 音.wav",
         "audio_codes": codes.audio_codes.tolist(),
+        "checksum": "sha256:"
+        + hashlib.sha256(
+            (
+                f'{{"audio_codes": {codes.audio_codes.tolist()}, "codebook_size": 4096, "fingerprint": "{"ab" * 32}", '
+                '"hop_length": 600, "model": "org/model", "num_samples": 4187, "sampling_rate": 24000, '
+                '"source": "s\\u00fc\\u00df \\u97f3.wav"}'
+            ).encode()
+        ).hexdigest(),
     }
 
 
@@ -224,6 +234,44 @@ def test_a_json_file_with_wrong_values_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         CodeFile.load(tmp_path / "a.json")
     assert "a.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"audio_codes": [[1] * 7]}, {"num_samples": 4188}, {"source": "other.wav"}])
+def test_a_json_file_that_was_changed_within_its_bounds_is_refused(tmp_path, changes):
+    make().save(tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) | changes
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="its checksum is that of other values"):
+        CodeFile.load(tmp_path / "a.json")
+    del content["checksum"]  # as in a file of other origin, or an older one
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert getattr(CodeFile.load(tmp_path / "a.json"), next(iter(changes))) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "is_refused"),
+    [
+        ("evil", np.zeros(1 << 26, np.uint8), False),  # of no use, so it is not read
+        ("model", np.zeros(1 << 26, np.uint8), True),
+        ("audio_codes", np.zeros(1 << 26, np.uint8), True),
+        ("num_samples", np.zeros(1 << 26, np.uint8), True),
+    ],
+)
+def test_an_archive_of_a_few_bytes_cannot_take_much_memory(tmp_path, name, array, is_refused):
+    make().save(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as archive:
+        np.savez_compressed(tmp_path / "b.npz", **(dict(archive) | {name: array}))
+    assert (tmp_path / "b.npz").stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        if is_refused:
+            with pytest.raises(ValueError, match=f"{name} has the shape"):
+                CodeFile.load(tmp_path / "b.npz")
+        else:
+            assert_same(CodeFile.load(tmp_path / "b.npz"), make())
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_without_a_field_names_it_and_a_further_field_is_ignored(tmp_path):

@@ -1,6 +1,7 @@
 """Token files, read back by readers that know their layouts and nothing of this package."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_corpus import rows_of, tokenize, write_recordings
+from wavtokenizer_hf.corpus import export
 from wavtokenizer_hf.corpus.export import export_tokens
 from wavtokenizer_hf.corpus.run import run_here
+from wavtokenizer_hf.corpus.shards import read_batches
 from wavtokenizer_hf.corpus.token_ids import TokenIds
 
 
@@ -113,6 +116,25 @@ def test_ids_that_cannot_be_told_apart_or_stored_are_refused(corpus, tmp_path, i
 
 def test_ids_next_to_those_of_the_codes_are_none_of_them(corpus, tmp_path):
     export_tokens(corpus, tmp_path / "speech", "npy", TokenIds(offset=10, begin=9, end=74))
+
+
+def test_a_damaged_corpus_is_refused_and_nothing_is_written(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "out")
+    shard = sorted((tmp_path / "out" / "data").iterdir())[1]
+    whole = bytearray(shard.read_bytes())
+    whole[len(whole) // 4] ^= 1
+    shard.write_bytes(whole)
+    for token_format in ("megatron", "npy"):
+        with pytest.raises(ValueError, match=r"shard 1 of .* is damaged: its checksum"):
+            export_tokens(tmp_path / "out", tmp_path / "tokens" / "speech", token_format, TokenIds())
+    assert not list((tmp_path / "tokens").iterdir())
+
+
+def test_an_export_counts_what_it_writes(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "read_batches", lambda *given: list(read_batches(*given))[:0])
+    with pytest.raises(ValueError, match=r"expected 7 documents of .* and the shards hold 0 of 0"):
+        export_tokens(corpus, tmp_path / "speech", "npy", TokenIds())
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unfinished_corpus_is_refused(tmp_path):

@@ -53,11 +53,15 @@ def test_a_long_part_is_what_lies_between_its_bounds(tmp_path):
     assert num_samples == 0.6 * 24000
 
 
-def test_a_long_clip_that_breaks_off_is_a_failure(tmp_path):
-    soundfile.write(tmp_path / "whole.flac", noise(2 * 24000), 24000)
-    whole = (tmp_path / "whole.flac").read_bytes()
-    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    assert encode(tmp_path / "cut.flac").kind == "unreadable"
+def test_a_long_clip_that_turns_out_to_be_damaged_is_a_failure(tmp_path):
+    soundfile.write(tmp_path / "a.flac", noise(2 * 24000), 24000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    half = len(content) // 2
+    content[half : half + 50] = bytes(50)
+    (tmp_path / "a.flac").write_bytes(content)
+    failure = encode(tmp_path / "a.flac")
+    assert failure.kind == "unreadable"
+    assert "a.flac is cut short or damaged: it cannot be decoded" in failure.reason
 
 
 def test_a_long_clip_that_is_not_a_number_is_a_failure(tmp_path):

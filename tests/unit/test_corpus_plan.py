@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -18,7 +19,7 @@ class Listed:
     """A source of made-up clips."""
 
     def __init__(self, *clips: PlannedClip, identity: str = ""):
-        self.name, self.identity, self._clips = "listed", identity, clips
+        self.name, self.identity, self._clips, self.passed_over = "listed", identity, clips, Counter()
 
     def clips(self):
         return iter(self._clips)

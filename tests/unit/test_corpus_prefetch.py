@@ -1,5 +1,6 @@
 """Reading ahead in other processes: order, crashes, and what hangs."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -53,6 +54,16 @@ def prefetcher():
 def read(prefetcher: Prefetcher, *names: str) -> list:
     outcomes = prefetcher.read(PlannedClip(name, name) for name in names)
     return [float(outcome.samples[0]) if isinstance(outcome, ReadClip) else outcome for outcome in outcomes]
+
+
+def test_the_first_processes_may_come_about_in_another_way(monkeypatch):
+    methods = []
+    context = multiprocessing.get_context
+    monkeypatch.setattr(multiprocessing, "get_context", lambda name: methods.append(name) or context("fork"))
+    made = Prefetcher(Reader(), num_workers=1, timeout_s=9.0, ahead_samples=3, first_start_method="fork")
+    assert read(made, "1", "crash", "2")[::2] == [1.0, 2.0]
+    made.close()
+    assert (methods[0], set(methods[1:])) == ("fork", {"spawn"})
 
 
 def test_clips_come_in_the_order_in_which_they_were_asked_for(prefetcher):

@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 
 from tests.tiny_corpus import FEATURE_EXTRACTOR, noise, write_recordings
+from wavtokenizer_hf.audio_input import RecordingWarning
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.reader import ClipReader, Failure, LongClip, ReadClip
 from wavtokenizer_hf.corpus.source import find_source
@@ -42,7 +44,7 @@ def test_every_format_and_rate_is_read_as_the_feature_extractor_reads_it_alone(t
         np.testing.assert_array_equal(outcome.samples, alone)
 
 
-@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 0.02), (0.01, 0.05), (0.03, None), (0.05, 99.0)])
+@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 0.02), (0.01, 0.05), (0.03, None), (0.05, 0.15)])
 def test_a_part_is_what_the_recording_holds_between_its_bounds(tmp_path, start_s, end_s):
     samples = noise(16000 // 10)[:, 0]
     write_wav(tmp_path / "a.wav", samples, rate=16000)
@@ -87,8 +89,8 @@ def broken(folder: Path, name: str) -> None:
     [
         ("nothing.wav", "empty", "holds nothing"),
         ("text.wav", "unreadable", "Cannot read text.wav as audio"),
-        ("cut.flac", "unreadable", "Cannot read cut.flac as audio"),
-        ("cut.mp3", "unreadable", "breaks off after 0."),
+        ("cut.flac", "unreadable", "cut.flac is cut short or damaged: it ends after 0."),
+        ("cut.mp3", "unreadable", "cut.mp3 is cut short or damaged: it ends after 0."),
         ("no_samples.wav", "empty", "no sample"),
         ("silent.wav", "silent", "one step of 16 bits"),
         ("not_a_number.wav", "unreadable", "NaN or infinity"),
@@ -105,6 +107,21 @@ def test_what_cannot_be_tokenised_is_a_failure_of_some_kind_with_a_reason(tmp_pa
     assert failure.kind == kind
     assert reason in failure.reason
     assert str(tmp_path) not in failure.reason
+
+
+def test_channels_that_cancel_each_other_out_are_not_called_silent(tmp_path):
+    tone = noise(2400)
+    write_wav(tmp_path / "a.wav", np.concatenate([tone, -tone], axis=1))
+    with pytest.warns(RecordingWarning, match="a.wav: its channels cancel"):
+        failure = read(tmp_path, "a.wav")
+    assert failure.kind == "cancelled"
+    assert "channels" in failure.reason
+
+
+def test_what_breaks_off_is_taken_where_it_is_wanted(tmp_path):
+    broken(tmp_path, "cut.mp3")
+    with pytest.warns(RecordingWarning, match="cut.mp3 is cut short"):
+        assert 0 < len(read(tmp_path, "cut.mp3", allow_incomplete=True).samples) < 24000
 
 
 def test_silence_is_read_where_it_is_wanted(tmp_path):
@@ -125,15 +142,24 @@ def test_one_sample_is_enough(tmp_path):
 def test_a_part_that_begins_after_the_end_is_empty(tmp_path):
     write_wav(tmp_path / "a.wav", noise(2400))
     failure = read(tmp_path, "a.wav", {"start_s": 0.2})
-    assert (failure.kind, failure.reason) == ("empty", "the recording ends at 0.1 s and has no sample")
+    assert (failure.kind, failure.reason) == ("empty", "a.wav ends at 0.1 s, and the part begins at 0.2 s")
+
+
+def test_a_part_that_ends_past_the_end_is_a_failure_that_says_both(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(2400))
+    failure = read(tmp_path, "a.wav", {"start_s": 0.05, "end_s": 0.3})
+    assert failure == Failure("past the end", "the part ends at 0.3 s, and the recording at 0.1 s")
 
 
 def test_a_header_that_promises_what_is_not_there_takes_no_memory(tmp_path):
     header = (
-        b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8, 16, 2, 16) + b"data\xf0\xff\xff\xff"
+        b"RIFF\xff\xff\xff\xffWAVEfmt "
+        + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+        + b"data\xf0\xff\xff\xff"
     )
     (tmp_path / "a.wav").write_bytes(header + b"\x01\x02" * 100)
-    assert len(read(tmp_path, "a.wav").samples) == 100 * 24000 // 8
+    with pytest.warns(RecordingWarning, match="header was never finished"):
+        assert len(read(tmp_path, "a.wav").samples) == 100 * 24000 // 8000
 
 
 def test_a_long_clip_is_left_to_be_read_in_pieces(tmp_path):
@@ -149,6 +175,21 @@ def test_a_file_that_was_changed_since_it_was_planned_is_a_failure(tmp_path):
     clip = planned(tmp_path, "a.wav")
     os.utime(tmp_path / "a.wav", ns=(0, 0))
     assert ClipReader(find_source(tmp_path), FEATURE_EXTRACTOR).read(clip).kind == "changed"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.tar"])
+def test_a_file_with_its_old_time_and_another_size_was_changed_too(tmp_path, name):
+    write_wav(tmp_path / "a.wav", noise(100))
+    if name == "a.tar":
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "a.wav", "a.wav")
+    source = find_source(tmp_path / name)
+    (clip,) = source.clips()
+    assert isinstance(ClipReader(source, FEATURE_EXTRACTOR).read(clip), ReadClip)
+    seen = os.stat(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + bytes(10))
+    os.utime(tmp_path / name, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert ClipReader(source, FEATURE_EXTRACTOR).read(clip).kind == "changed"
 
 
 def test_a_folder_that_is_gone_ends_the_run_instead_of_failing_every_clip(tmp_path):
@@ -184,6 +225,8 @@ class Raising:
     [
         (TypeError("odd"), "unreadable", "TypeError: odd"),
         (OSError("disk\n error"), "unreadable", "disk error"),
+        (ValueError("no <_io.BytesIO object at 0x7f1bc0>"), "unreadable", "no a"),
+        (ValueError("a \ud800"), "unreadable", "a \\ud800"),
         (MemoryError(), "out of memory", "there was not enough memory to read it"),
     ],
 )

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import re
+import tarfile
 import time
 from collections import Counter
 from datetime import datetime
@@ -180,6 +181,82 @@ def test_a_shard_that_was_removed_is_made_again(recordings, corpus, tmp_path):
     tokenize(recordings, tmp_path / "out", shard_clips=4)
     assert path.read_bytes() == whole
     assert [entry["shard"] for entry in log_of(tmp_path / "out") if entry["event"] == "shard"] == [0, 1, 2, 1]
+
+
+def test_a_damaged_shard_is_told_of_and_made_again(recordings, corpus, tmp_path, capsys):
+    tokenize(recordings, tmp_path / "out", shard_clips=4)
+    flipped, torn, _ = sorted((tmp_path / "out" / "data").iterdir())
+    whole = bytearray(flipped.read_bytes())
+    whole[100] ^= 1
+    flipped.write_bytes(whole)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    assert list(read_status(tmp_path / "out", verify=True).damaged) == [0, 1]
+    assert read_status(tmp_path / "out").damaged is None
+    tokenize(recordings, tmp_path / "out", shard_clips=4, shows_progress=True)
+    assert [path.read_bytes() for path in sorted((tmp_path / "out" / "data").iterdir())] == [
+        path.read_bytes() for path in sorted((corpus / "data").iterdir())
+    ]
+    assert "shard 0 was damaged and is made again: its checksum" in capsys.readouterr().err
+    assert [entry["shard"] for entry in log_of(tmp_path / "out") if entry["event"] == "damaged"] == [0, 1]
+    assert read_status(tmp_path / "out", verify=True).damaged == {}
+
+
+def test_a_second_run_in_a_folder_says_that_another_is_at_work(recordings, tmp_path):
+    told = []
+
+    def begin_another(*arguments):
+        with pytest.raises(RuntimeError, match="another run is at work in"):
+            tokenize(recordings, tmp_path / "out", shard_clips=4)
+        told.append(True)
+        run_here(*arguments)
+
+    assert tokenize(recordings, tmp_path / "out", shard_clips=4, runner=begin_another).is_complete
+    assert tokenize(recordings, tmp_path / "out", shard_clips=4).is_complete
+    assert told == [True]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_source_that_cannot_be_listed_leaves_the_folder_as_it_was(tmp_path, existed):
+    if existed:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        tokenize(tmp_path / "gone", tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"] * existed
+
+
+def test_what_could_not_be_used_stands_in_errors_log_status_and_card(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_recordings(tmp_path / "elsewhere", 1)
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as archive:
+        archive.add(tmp_path / "elsewhere" / "first" / "00.wav", "a.wav")
+        archive.add(tmp_path / "elsewhere" / "first" / "00.wav", "b.txt")
+        archive.add(tmp_path / "elsewhere" / "first" / "00.wav", "c.jpg")
+    statistics = tokenize(tmp_path / "in", tmp_path / "out")
+    assert (statistics.num_clips, statistics.num_errors) == (1, {"unpaired": 2})
+    assert list(errors_of(tmp_path / "out")) == ["a.tar/b.txt", "a.tar/a.txt"]
+    assert [entry["id"] for entry in log_of(tmp_path / "out") if entry["event"] == "error"] == [
+        "a.tar/b.txt",
+        "a.tar/a.txt",
+    ]
+    assert log_of(tmp_path / "out")[0]["passed_over"] == {".jpg": 1}
+    assert read_status(tmp_path / "out").as_json()["passed_over"] == {".jpg": 1}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| Left out: unpaired | 2 |" in card
+    assert "is not in here: 1 .jpg." in card
+
+
+def test_a_source_of_nothing_but_problems_is_an_error(tmp_path):
+    (tmp_path / "list.jsonl").write_text("nonsense\n")
+    with pytest.raises(ValueError, match=r"holds no recording: list\.jsonl:1: line 1: Expecting"):
+        tokenize(tmp_path / "list.jsonl", tmp_path / "out")
+
+
+def test_names_that_end_lines_of_text_end_none_of_the_log(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_recordings(tmp_path / "in", 1)
+    (tmp_path / "in" / '\u2028{"a":1}\u2028.wav').write_text("no audio")
+    tokenize(tmp_path / "in", tmp_path / "out")
+    assert [entry["event"] for entry in read_logs(tmp_path / "out")] == ["start", "error", "shard", "end"]
 
 
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(recordings, corpus, tmp_path, monkeypatch):

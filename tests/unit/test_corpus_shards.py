@@ -1,6 +1,7 @@
 """Files of codes: whole or not there, and known by what they say of themselves."""
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.unit.test_corpus_plan import Listed
 from wavtokenizer_hf.corpus import shards
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.reader import Failure
-from wavtokenizer_hf.corpus.shards import read_record, remove_unfinished, schema, shard_path, write_shard
+from wavtokenizer_hf.corpus.shards import damage_of, read_record, remove_unfinished, schema, shard_path, write_shard
 from wavtokenizer_hf.corpus.worker import EncodedClip, ShardResult
 
 CODES = ([3, 0, 63], [7], [1, 3])
@@ -103,6 +104,58 @@ def test_what_is_not_there_or_torn_is_not_finished(plan):
         assert read_record(plan, 0) is None
     pq.write_table(pa.table({"id": ["0"]}), shard_path(plan, 0))
     assert read_record(plan, 0) is None
+
+
+def test_every_bit_of_a_shard_is_checked(plan):
+    record = write_shard(plan, result(plan))
+    assert (record.sha256, damage_of(plan, read_record(plan, 0))) == (read_record(plan, 0).sha256, "")
+    path = shard_path(plan, 0)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_record(plan, 0)
+        except ValueError as error:  # of the plan's own name
+            assert "another plan" in str(error)  # noqa: PT017
+        else:
+            assert found is None or damage_of(plan, found), place
+
+
+def test_a_shard_whose_footer_says_something_else_than_its_record_is_not_finished(plan):
+    write_shard(plan, result(plan))
+    write_shard(plan, result(plan, OUTCOMES[:1], index=1))
+    first, second = shard_path(plan, 0), shard_path(plan, 1)
+    table = pq.read_table(first)
+    for other in (table.slice(0, 1), table.set_column(1, "codes", pa.array([[1]] * 3, pa.list_(pa.uint16())))):
+        pq.write_table(other, first)
+        assert read_record(plan, 0) is None
+    first.write_bytes(second.read_bytes())
+    assert read_record(plan, 0) is None
+    first.unlink()
+    first.mkdir()
+    assert read_record(plan, 0) is None
+
+
+def test_codes_that_were_changed_are_found_by_the_record_and_the_pages_where_the_file_has_no_checksum(plan):
+    """As older shards have none, and what another program writes."""
+    path = shard_path(plan, 0)
+    write_shard(plan, result(plan))
+    table, content = pq.read_table(path), json.loads(pq.read_metadata(path).metadata[b"wavtokenizer"])
+    del content["sha256"], content["footer_sha256"]
+    codes = pa.array([[3, 0, 62], [7], [1, 3]], table.schema.field("codes").type)
+    for written in (table, table.set_column(1, table.schema.field("codes"), codes)):
+        with open(path, "wb") as file:
+            shards.write_table(written, file, {b"wavtokenizer": json.dumps(content).encode()})
+        record = read_record(plan, 0)
+        reason = "" if written is table else "its codes are not those that were recorded"
+        assert (record.sha256, damage_of(plan, record)) == ("", reason)
+    column = pq.read_metadata(path).row_group(0).column(1)
+    whole = bytearray(path.read_bytes())
+    whole[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(whole)
+    assert "CRC" in damage_of(plan, record)
 
 
 def test_a_shard_of_another_plan_is_refused(plan, tmp_path):

@@ -1,9 +1,11 @@
 """What a corpus is made of: files, manifests, archives and datasets."""
 
+import errno
 import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import tarfile
 
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 
 from tests.tiny_corpus import noise, write_recordings
+from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.source import find_source
 
 RATE = 24000
@@ -46,6 +49,58 @@ def test_a_folder_and_a_pattern_list_audio_files_by_their_names_below_it(tmp_pat
     assert (clips[0].size, clips[0].mtime_ns) == (seen.st_size, seen.st_mtime_ns)
     assert [clip.id for clip in find_source(f"{tmp_path}/*/*.wav").clips()] == ["first/00.wav", "second/03.wav"]
     assert find_source(tmp_path).name == tmp_path.name
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    write_recordings(tmp_path / "elsewhere", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "first" / "out").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "itself.wav").symlink_to("itself.wav")
+    expected = ["itself.wav", "link/first/00.wav", "link/second/01.flac"]
+    for source in (tmp_path / "in", f"{tmp_path}/in/**/*"):
+        assert [clip.id for clip in find_source(source).clips()] == expected
+
+
+def test_what_lies_beside_the_recordings_is_counted(tmp_path):
+    write_recordings(tmp_path, 2)
+    for name in ("a.txt", "b.TXT", "c", ".hidden.wav", "first/x.tar", "a.\x1b[31m<script>"):
+        (tmp_path / name).touch()
+    source = find_source(tmp_path)
+    assert len(list(source.clips())) == len(list(source.clips())) == 2
+    assert source.passed_over == {
+        ".txt": 2,
+        "without a suffix": 1,
+        "hidden": 1,
+        ".tar": 1,
+        "with another suffix": 1,
+    }
+
+
+def test_a_folder_that_may_not_be_listed_is_a_clip_that_says_so(tmp_path, monkeypatch):
+    write_recordings(tmp_path, 2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "second":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    first, second = find_source(tmp_path).clips()
+    assert (first.id, second.id) == ("first/00.wav", "second")
+    assert second.problem == "it cannot be opened: Permission denied"
+
+
+def test_a_bad_line_of_a_manifest_is_a_clip_that_says_which(tmp_path):
+    path = tmp_path / "list.jsonl"
+    lines = ['{"file": "a.wav"}', "nonsense", '{"file": "b\\u0000.wav"}', '{"file": "\\ud800.wav"}', '{"file": 7}']
+    path.write_text("\n".join(lines))
+    clips = list(find_source(path).clips())
+    assert [clip.id for clip in clips] == ["a.wav", "list.jsonl:2", "b\0.wav", "\\ud800.wav", "list.jsonl:5"]
+    problems = ["", "line 2: Expecting value", "no file can", "no file can", "line 5: file must be text, got 7"]
+    assert all(clip.problem.startswith(problem) for clip, problem in zip(clips, problems, strict=True))
 
 
 def test_a_manifest_gives_parts_ids_and_columns(tmp_path):
@@ -88,14 +143,130 @@ def test_archives_list_recordings_with_the_text_beside_them(tmp_path):
     write_tar(tmp_path / "00.tar", members)
     write_tar(tmp_path / "01.tar", {"talk/a.flac": encoded(2)})
     source = pickle.loads(pickle.dumps(find_source(tmp_path)))
-    a, b, other = source.clips()
+    a, b, *unpaired, other = source.clips()
     assert a.id == a.source == "00.tar/talk/a.flac"
     assert a.columns == {"txt": "hello", "speaker": "7", "tags": '["x"]', "id": "one"}
     assert (b.id, b.columns) == ("00.tar/talk/b.flac", {"json": "[1]"})
     assert other.id == "01.tar/talk/a.flac"
+    assert {clip.id: (clip.problem_kind, clip.problem) for clip in unpaired} == {
+        "00.tar/talk/b.txt": (
+            "unpaired",
+            "talk/b.flac has no such text, and others of the archive have",
+        ),
+        "00.tar/talk/c.txt": ("unpaired", "no recording has its name"),
+    }
     for clip, seed in ((a, 0), (b, 1), (other, 2)):
         np.testing.assert_array_equal(samples_of(source, clip), soundfile.read(io.BytesIO(encoded(seed)))[0])
     assert [clip.id for clip in find_source(f"{tmp_path}/*1.tar").clips()] == ["01.tar/talk/a.flac"]
+
+
+def clips_of(path, members: list[tuple[str | tarfile.TarInfo, bytes]]) -> dict[str, PlannedClip]:
+    """The clips of an archive of these members, some of which may have one name, by what follows the archive's."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return {clip.id.removeprefix(f"{path.name}/"): clip for clip in find_source(path).clips()}
+
+
+def test_a_text_belongs_to_the_recording_of_its_name_up_to_the_last_dot_wherever_it_stands(tmp_path):
+    names = ["talk_0.5-1.2", "talk_0.7-2.0", "talk_1.25-3.5"]
+    texts = [(f"{name}.txt", name.encode()) for name in names]
+    recordings = [(f"./{name}.wav", encoded(suffix="wav")) for name in names]
+    for members in (texts + recordings, recordings + texts, [*texts[:2], *recordings, texts[2]]):
+        clips = clips_of(tmp_path / "a.tar", members)
+        assert {key: clip.columns["txt"] for key, clip in clips.items()} == {f"{name}.wav": name for name in names}
+
+
+def test_two_candidates_are_never_chosen_between(tmp_path):
+    recording = encoded()
+    clips = clips_of(
+        tmp_path / "a.tar",
+        [
+            *[("a.flac", recording), ("a.wav", recording), ("a.txt", b"whose")],
+            *[("b.flac", recording), ("b.txt", b"one"), ("b.txt", b"other")],
+        ],
+    )
+    assert {name: clip.problem for name, clip in clips.items() if clip.problem} == {
+        "a.txt": "a.flac and a.wav both have its name",
+        "b.txt": "2 texts have this name",
+    }
+    assert all(not clip.columns for clip in clips.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b"{", "Expecting"),
+    ],
+)
+def test_an_object_that_cannot_be_read_is_a_row_of_its_own(tmp_path, content, problem):
+    clips = clips_of(tmp_path / "a.tar", [("a.json", content), ("a.flac", encoded()), ("a.txt", b"kept")])
+    assert clips["a.flac"].columns == {"txt": "kept"}
+    assert problem in clips["a.json"].problem
+    assert len(clips) == 2
+
+
+def test_texts_that_no_file_could_hold_are_written_out(tmp_path):
+    said = b'{"\\ud800": "\\udfff", "nul": "a\\u0000b", "line": "\\u2028", "txt": "mine"}'
+    clips = clips_of(tmp_path / "a.tar", [("a.json", said), ("a.txt", b"\0"), ("a.flac", encoded())])
+    assert clips["a.flac"].columns == {
+        "txt": "\0",
+        "\\ud800": "\\udfff",
+        "nul": "a\0b",
+        "line": "\u2028",
+        "json_txt": "mine",
+    }
+
+
+def test_what_holds_no_bytes_of_its_own_is_a_problem(tmp_path):
+    link, pipe = tarfile.TarInfo("link.wav"), tarfile.TarInfo("pipe.wav")
+    link.type, link.linkname, pipe.type = tarfile.LNKTYPE, "a.flac", tarfile.FIFOTYPE
+    clips = clips_of(tmp_path / "a.tar", [("a.flac", encoded()), (link, b""), (pipe, b""), ("cover.jpg", b"x")])
+    assert "link to a.flac" in clips["link.wav"].problem
+    assert clips["pipe.wav"].problem == "it is no file"
+    assert not clips["a.flac"].problem
+    source = find_source(tmp_path / "a.tar")
+    list(source.clips())
+    assert source.passed_over == {".jpg": 1}
+
+
+def test_a_member_with_holes_is_refused_and_its_neighbours_are_read(tmp_path):
+    content = encoded(suffix="wav")
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.truncate(1 << 20)
+    (tmp_path / "b.wav").write_bytes(content)
+    for form in ("gnu", "posix"):
+        command = ["tar", "--sparse", f"--format={form}", "-cf", "a.tar", "a.wav", "b.wav"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        source = find_source(tmp_path / "a.tar")
+        holes, whole = source.clips()
+        assert (holes.id, "tar --sparse" in holes.problem) == ("a.tar/a.wav", True)
+        assert source.open(whole).read() == content
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem", "num_listed"),
+    [
+        (lambda raw, second: raw[: second + 100], "the header at byte", 1),
+        (lambda raw, second: raw[:second] + b"x" * 512 + raw[second + 512 :], "is damaged, and what follows", 1),
+        (lambda raw, second: raw[:second], "its end is missing", 1),
+        (lambda raw, second: raw + raw, "archives that were joined", 3),
+        (lambda raw, second: b"x" * 1000, "header", 0),
+    ],
+)
+def test_an_archive_whose_list_ends_before_it_says_so(tmp_path, damage, problem, num_listed):
+    path = tmp_path / "a.tar"
+    clips = clips_of(path, [(f"{name}.flac", encoded()) for name in "abc"])
+    second = clips["b.flac"].offset - 512
+    path.write_bytes(damage(path.read_bytes(), second))
+    *listed, broken = find_source(path).clips()
+    assert (broken.id, len(listed)) == ("a.tar", num_listed)
+    assert problem in broken.problem
 
 
 def test_of_an_archive_that_breaks_off_the_rest_is_listed_and_the_break_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """From shards of clips to shards of codes."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -47,6 +49,30 @@ def test_each_clip_gets_the_codes_that_it_gets_alone_whatever_the_budget(tmp_pat
         for clip, outcome in zip(result.shard.clips, result.outcomes, strict=True):
             assert outcome.codes.tolist() == codes_alone(clip.path)
             assert outcome.num_samples == FEATURE_EXTRACTOR(clip.path, resample=True)["input_values"].shape[-1]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_whatever_is_under_way_at_once_changes_nothing_and_leaves_all_as_it_was(tmp_path, num_threads):
+    write_recordings(tmp_path / "in", 9)
+    source, model = find_source(tmp_path / "in"), tiny_model()
+    plan = plan_for(tmp_path / "out", source, model, shard_clips=4)
+    weights, environment, before = model.state_dict(), dict(os.environ), torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        means = Means(memory_gb=memory_for(3000))
+        worker = Worker(model, FEATURE_EXTRACTOR, source, Settings(shard_clips=4), means)
+        results = list(worker.encode(plan.shard(index) for index in range(plan.num_shards)))
+        worker.close()
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    for result in results:
+        for clip, outcome in zip(result.shard.clips, result.outcomes, strict=True):
+            assert outcome.codes.tolist() == codes_alone(clip.path)
+    assert not model.is_fused
+    assert model.state_dict().keys() == weights.keys()
+    assert dict(os.environ) == environment
+    model.save_pretrained(tmp_path / "saved")
 
 
 def test_failures_stand_at_their_places_and_are_told(tmp_path):

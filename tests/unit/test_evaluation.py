@@ -1,5 +1,6 @@
 """Running metrics over pairs: what is scored or skipped, how values are pooled, where pairs come from."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -8,19 +9,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from markdown_it import MarkdownIt
 
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.evaluation.coding import CodebookUsage
 from wavtokenizer_hf.evaluation.evaluate import ClipResult, Evaluation, evaluate
 from wavtokenizer_hf.evaluation.metric import Metric
-from wavtokenizer_hf.evaluation.page import choose_clips
+from wavtokenizer_hf.evaluation.page import choose_clips, write_evaluation_page
 from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.pairs import CodecPairs, FolderPairs, SpreadPairs
 from wavtokenizer_hf.evaluation.results import as_json, as_markdown
 from wavtokenizer_hf.evaluation.saved_audio import SavedAudio
 from wavtokenizer_hf.evaluation.spectral import LogMelL1
 from wavtokenizer_hf.evaluation.summary import summarise
+from wavtokenizer_hf.evaluation.tone import FrameTone
 
 RATE = 24000
 
@@ -55,6 +59,8 @@ class Unavailable(Level):
 
 class Levels:
     """Pairs of constant signals; NaN stands for a file that cannot be read."""
+
+    has_codes, frame_rate = False, None
 
     def __init__(self, levels: Sequence[float], kinds: Sequence[str]):
         self.unmatched = {"references": ["lonely.wav"], "estimates": []}
@@ -130,6 +136,36 @@ def test_left_out_metrics_are_named_and_not_prepared():
     assert result.clips[0].skipped == {"unavailable": "not asked for"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        (Unavailable, "unavailable: some/model cannot be had: no connection"),
+        (CodebookUsage, "codebook_usage: there are no codes: the estimates came without their codec"),
+        (FrameTone, "frame_tone_db: the codec's frame rate is not known; --frame-rate says it"),
+    ],
+)
+def test_what_was_asked_for_by_name_and_cannot_be_computed_is_an_error_before_any_clip_is_read(metric, reason):
+    pairs = Levels([1.0], [""])
+    left_out = evaluate(pairs, [Level(), metric()])
+    assert left_out.unavailable == dict([reason.split(": ", 1)])
+    pairs.load = None
+    with pytest.raises(ValueError, match=re.escape(f"what was asked for cannot be computed. {reason}")):
+        evaluate(pairs, [Level(), metric()], asked={"level", metric.name})
+
+
+def test_reasons_are_sentences_and_no_traceback():
+    class Learned(Level):
+        name, default_model = "learned", "some/model"
+
+        def score(self, pair: Pair) -> float:
+            raise RuntimeError(
+                "The following failed.\nTraceback of TorchScript (most recent call last):\n  x\nToo short"
+            )
+
+    result = evaluate(Levels([1.0], [""]), [Learned()])
+    assert result.clips[0].skipped == {"learned": "some/model does not take this clip: Too short"}
+
+
 def test_each_clip_is_handed_over_with_its_pair():
     seen = []
     evaluate(Levels([1.0, np.nan], ["", ""]), [Level()], on_clip=lambda clip, pair: seen.append((clip.name, pair)))
@@ -166,6 +202,21 @@ def test_markdown_has_the_scores_by_kind_and_all_that_was_left_out(evaluation):
     assert ["unavailable", "6 of 6", "some/model cannot be had: no connection"] in rows
     assert ["4.wav", "4.wav is broken"] in rows
     assert ["lonely.wav", "no counterpart: it is among the references alone"] in rows
+
+
+def test_markdown_says_what_names_and_kinds_say_and_no_more(evaluation):
+    kinds = ["<script>alert(1)</script>", "a|b", "x\ny"]
+    clips = [
+        dataclasses.replace(clip, kind=kinds[index % 3], name=f"[l](http://x) {index}")
+        for index, clip in enumerate(evaluation.clips)
+    ]
+    text = as_markdown(dataclasses.replace(evaluation, clips=clips), "# <b>", "*")
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    found = [child.type for token in page for child in token.children or ()]
+    assert not {"html_inline", "link_open", "em_open"} & set(found)
+    assert not [token for token in page if token.type == "html_block"]
+    header = text.split("## Scores")[1].split("| Measure")[1].splitlines()[0]
+    assert "x y, 2 clips" in header
 
 
 def test_the_interval_is_that_of_the_mean_by_the_central_limit():
@@ -214,6 +265,30 @@ def test_clips_to_show_are_the_worst_and_the_median_of_each_kind_in_turn():
     assert choose_clips(Evaluation([], clips_with([99], "")), 4) == []
 
 
+class Humming(Levels):
+    """Noise, to which a clip of level n adds harmonics of 75 Hz of n times 0.01."""
+
+    def load(self, index: int) -> Pair:
+        reference = 0.1 * noise(2 * RATE)
+        at = torch.arange(2 * RATE) / RATE * 75 * 2 * torch.pi
+        hum = 0.01 * self.levels[index] * sum(torch.cos(k * at + k * k) for k in range(1, 150))
+        kind = self.entries[index].kind
+        return Pair(self.entries[index].name, reference, reference + hum, RATE, kind, frame_rate=75.0)
+
+
+def test_wherever_figures_stand_beside_a_tone_of_more_than_3_db_it_is_said_whatever_was_asked_for(tmp_path):
+    pairs = Humming([0.0, 0.0, 2.0, 2.0], ["speech", "speech", "music", "music"])
+    result = evaluate(pairs, [LogMelL1()])
+    lines = result.warnings()
+    assert [line.partition(":")[0] for line in lines] == ["All clips", "music"]
+    assert all(re.search(r"A tone at the frame rate stands \d+\.\d dB above", line) for line in lines)
+    assert as_json(result)["warnings"] == lines
+    assert all(line in as_markdown(result, "Title", "Subtitle") for line in lines)
+    page = write_evaluation_page(tmp_path, result, pairs, title="", subtitle="", num_pictures=4).read_text()
+    assert page.count("it hums or buzzes, however good other figures look") == 2 + 2
+    assert evaluate(Humming([0.0], [""]), [LogMelL1()]).warnings() == []
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Two folders to match: one clip at two rates and lengths, one nested, one on each side alone."""
@@ -243,7 +318,10 @@ def test_a_pair_is_brought_to_the_estimates_rate_and_cut_to_the_shorter(folders)
     extractor = WavTokenizerFeatureExtractor(sampling_rate=24000)
     resampled = extractor(folders / "ref" / "a.wav", resample=True)["input_values"][0, 0]
     np.testing.assert_array_equal(pair.reference.numpy(), resampled[:22000])
-    assert pair.coding is None
+    assert (pair.coding, pair.frame_rate) == (None, None)
+    assert FolderPairs(folders / "ref", folders / "deg", frame_rate=40.0).load(0).frame_rate == 40.0
+    with pytest.raises(ValueError, match="a number of frames a second above 0, got 0"):
+        FolderPairs(folders / "ref", folders / "deg", frame_rate=0.0)
 
 
 def test_equal_stems_are_told_apart_by_their_folders(folders):
@@ -289,7 +367,7 @@ def test_a_codecs_pairs_hold_its_codes_its_reconstruction_and_the_time_it_took(t
     torch.testing.assert_close(pair.estimate, expected.audio_values[0, 0], rtol=0, atol=0)
     torch.testing.assert_close(pair.coding.audio_codes, expected.audio_codes[0, 0], rtol=0, atol=0)
     torch.testing.assert_close(again.estimate, pair.estimate, rtol=0, atol=0)
-    assert pair.coding.codebook_size == 64
+    assert (pair.coding.codebook_size, pair.frame_rate) == (64, 300.0)
     assert 0 < pair.coding.encode_s < 10
     assert 0 < pair.coding.decode_s < 10
 
@@ -323,7 +401,7 @@ def test_a_codec_that_breaks_a_clip_costs_that_clip(tiny_model, folders, monkeyp
 
 def test_a_part_beyond_the_end_of_its_recording_is_refused(tiny_model, folders):
     entry = Entry(folders / "ref" / "a.wav", "a@5-6.wav", 5.0, 6.0)
-    with pytest.raises(ValueError, match=re.escape("a@5-6.wav is empty: a.wav is 1.00 s long")):
+    with pytest.raises(ValueError, match=r"a\.wav ends at 1 s, and the part begins at 5 s"):
         CodecPairs(tiny_model, WavTokenizerFeatureExtractor(hop_length=80), [entry]).load(0)
 
 

@@ -127,6 +127,45 @@ def test_a_step_without_the_quantizer_leaves_the_codebook_alone(prepared):
     assert changed(setup.model.encoder_model, before) == {"encoder"}
 
 
+def test_clips_that_bypass_the_quantizer_teach_the_waveform_and_the_others_do_not(prepared):
+    weights = {"generator/waveform": 1.0, "generator/relative_commitment": 1.0, "generator/latent_energy": 1.0}
+    config = dataclasses.replace(CONFIG, quantizer_dropout=0.5, loss_weights=CONFIG.loss_weights | weights)
+    setup = prepared(config, has_discriminators=False)
+    twin = Generator(copy.deepcopy(setup.model))
+    losses = setup.step([batch(4)], (0, 1), step=0)
+    real = batch(4)["input_values"]
+    latents, _ = twin.model.encoder_model.encoder(real)
+    plain, bypassed = twin(real, 1), twin.model.decode(bandwidth_id=1, quantized_latents=latents).audio_values
+    distance = (real[:2] - bypassed[:2]).abs().mean(dim=-1) / real[:2].abs().mean(dim=-1)
+    assert losses["generator/waveform"].item() == pytest.approx(distance.mean().item(), rel=1e-5)
+    entries = plain.quantized_latents
+    assert losses["generator/relative_commitment"].item() == pytest.approx(
+        ((latents - entries).square().mean() / entries.var(dim=(0, 2), correction=0).mean()).item(), rel=1e-5
+    )
+    assert losses["generator/latent_energy"].item() == pytest.approx(max(latents.square().mean().item() - 1, 0))
+    assert losses["generator/commitment"].item() == pytest.approx(plain.commitment.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(0.0, {0}), (1.0, {4}), (0.3, {1, 2})])
+def test_what_is_left_of_the_share_of_unquantized_clips_is_left_to_chance(prepared, dropout, expected):
+    setup = prepared(dataclasses.replace(CONFIG, quantizer_dropout=dropout), has_discriminators=False)
+    counts = set()
+    setup.step.generator.register_forward_pre_hook(lambda _module, inputs: counts.add(inputs[3]))
+    for number in range(12):
+        torch.manual_seed(number)
+        setup.step([batch(4)], (0, 0), step=number)
+    assert counts == expected
+
+
+def test_weights_move_with_the_steps(prepared):
+    config = dataclasses.replace(CONFIG, loss_weights={"generator/mel": [[0, 1], [10, 3]], "generator/commitment": 0})
+    setup = prepared(config, has_discriminators=False)
+    for number, weight in ((0, 1), (5, 2), (10, 3)):
+        losses = setup.step([batch()], (0, 0), step=number)
+        assert losses["generator/total"].item() == pytest.approx(weight * losses["generator/mel"].item())
+        assert "generator/commitment" not in losses
+
+
 def test_a_frozen_encoder_gets_no_gradient_and_stays(prepared):
     setup = prepared(dataclasses.replace(CONFIG, trains_encoder=False, trains_codebook=False))
     before = copy.deepcopy(setup.model)

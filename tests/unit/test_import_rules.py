@@ -11,22 +11,25 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "wavtokenizer_hf"
 
 CONFIGURATION = "configuration_wavtokenizer"
-CODEC_FILES = [CONFIGURATION, "feature_extraction_wavtokenizer", "modeling_wavtokenizer"]
+AUDIO_INPUT = "audio_input"
+FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
+CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
 PROCESSING = "processing_wavtokenizer"
 EVENT_FILES = [
     f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
 ]
-FLAT_FILES = [*CODEC_FILES, PROCESSING, *EVENT_FILES]
+FLAT_FILES = [AUDIO_INPUT, *CODEC_FILES, PROCESSING, *EVENT_FILES]
 
 # The flat files that each flat file imports.
 SIBLINGS = {
+    AUDIO_INPUT: [],
     CONFIGURATION: [],
-    "feature_extraction_wavtokenizer": [CONFIGURATION],
+    FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
     "modeling_wavtokenizer": [CONFIGURATION],
     PROCESSING: CODEC_FILES,
     "configuration_sparse_event_codec": [],
     # Reading and resampling have one home.
-    "feature_extraction_sparse_event_codec": ["feature_extraction_wavtokenizer"],
+    "feature_extraction_sparse_event_codec": [FEATURE_EXTRACTION],
     "rendering_sparse_event_codec": ["configuration_sparse_event_codec"],
     "modeling_sparse_event_codec": ["configuration_sparse_event_codec", "rendering_sparse_event_codec"],
 }
@@ -128,7 +131,7 @@ def test_only_the_command_line_itself_imports_the_command_line():
 def test_audio_libraries_are_imported_by_calls_only(folder):
     for path in sources(ROOT / folder):
         found = {top(name) for name in imported_modules(path, module_level_only=True)}
-        assert not found & {"torchaudio", "soundfile"}, path
+        assert not found & {"torchaudio", "soundfile", "av"}, path
 
 
 def test_flat_files_import_what_the_hub_may_demand_and_nothing_else():

@@ -45,6 +45,20 @@ def test_every_convolution_gives_channels_of_mean_0_and_deviation_1(encoder, cli
         torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-3, atol=0, msg=name)
 
 
+def test_silence_leaves_the_encoder_as_it_was(encoder):
+    before = copy.deepcopy(encoder)
+    initialise_from_data(encoder, torch.zeros(2, 1, 4000))
+    ours, theirs = (module.state_dict() for module in (encoder, before))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_silence_among_recordings_does_not_count(encoder, clips):
+    other = copy.deepcopy(encoder)
+    initialise_from_data(encoder, torch.cat([torch.full((1, 1, 4000), 0.5), clips, torch.zeros(3, 1, 4000)]))
+    initialise_from_data(other, clips)
+    torch.testing.assert_close(encoder.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
 def test_latents_react_to_the_recording(encoder, clips):
     def reaction() -> float:
         """How much latents differ from their mean, in units of their magnitude."""

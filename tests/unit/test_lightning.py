@@ -363,6 +363,12 @@ def test_a_broken_pickle_is_one_line(data):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("instruction", [b"(", b"}", b"N0"])
+def test_a_pickle_of_endless_steps_is_given_up(instruction):
+    with pytest.raises(ConversionError, match=r"no STOP within 2,097,152 steps"):
+        read_pickle(instruction * (2**21 + 1))
+
+
 def test_a_file_cut_off_anywhere_is_refused(tmp_path):
     whole = write_checkpoint(tmp_path / "a.ckpt", {"x": torch.arange(500.0)}).read_bytes()
     for length in range(0, len(whole), 97):

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForAudioTokenization
 
+from tests.tiny import tiny_model
 from wavtokenizer_hf import WavTokenizerDecoderModel, WavTokenizerEncoderModel, WavTokenizerModel
 
 MODEL_CLASSES = [WavTokenizerModel, WavTokenizerEncoderModel, WavTokenizerDecoderModel]
@@ -310,3 +313,37 @@ def test_sharded_saves_load_again(folder, tmp_path, reports):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 4
     assert_same_tensors(WavTokenizerModel.from_pretrained(tmp_path).state_dict(), model.state_dict())
     assert reports == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["head.linear.weight", "encoder_model.quantizer.codebook.embed"])
+def test_weights_that_are_no_numbers_are_refused_by_name(folder, tmp_path, key, value):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors[key][-1, -1] = value
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"broken holds NaN or infinity in {key.replace('.', '[.]')}"):
+        WavTokenizerModel.from_pretrained(broken)
+
+
+def test_saved_weights_have_the_modes_of_the_files_beside_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_model().save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_window_is_that_of_float32_whatever_the_default_dtype(folder, default):
+    expected = WavTokenizerModel.from_pretrained(folder).head.window
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        built = WavTokenizerModel(WavTokenizerModel.from_pretrained(folder).config).head.window
+    finally:
+        torch.set_default_dtype(before)
+    for window in (built, WavTokenizerModel.from_pretrained(folder, dtype=default).head.window):
+        assert window.dtype == torch.float32
+        assert torch.equal(window, expected)

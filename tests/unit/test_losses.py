@@ -204,7 +204,8 @@ def widened(judged: dict[str, list[Judgement]]) -> dict[str, list[Judgement]]:
 
 def test_the_default_weights_are_the_originals_for_every_loss():
     named = discriminator_losses(judgements(0), judgements(1)) | adversarial_losses(judgements(0), judgements(1))
-    assert dict(DEFAULT_WEIGHTS) == dict.fromkeys(named, 1.0) | {"generator/mel": 45.0, "generator/commitment": 1000.0}
+    used = {name: weight for name, weight in DEFAULT_WEIGHTS.items() if weight}
+    assert used == dict.fromkeys(named, 1.0) | {"generator/mel": 45.0, "generator/commitment": 1000.0}
 
 
 def test_the_total_is_the_weighted_sum_of_the_losses_that_are_there():

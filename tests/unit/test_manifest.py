@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from wavtokenizer_hf.audio.manifest import find_entries, read_manifest
+from wavtokenizer_hf.audio.manifest import find_entries, iterate_manifest, read_manifest
 
 
 @pytest.fixture
@@ -48,6 +48,32 @@ def test_jsonl_says_the_same_as_tsv(tmp_path):
     assert from_json[0].columns == from_tsv[0].columns
 
 
+def test_the_offset_and_duration_of_nemo_are_a_part_and_a_duration_alone_is_not(tmp_path):
+    (tmp_path / "list.jsonl").write_text(
+        '{"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.25, "text": "hi"}\n'
+        '{"audio_filepath": "a.wav", "duration": 2.0}\n'
+        '{"audio_filepath": "a.wav", "start": 1, "end": 2, "duration": "00:01", "segment": "7"}\n'
+    )
+    part, whole, bounded = read_manifest(tmp_path / "list.jsonl")
+    assert (part.start_s, part.end_s, part.name) == (0.5, 0.75, "a@0.5-0.75.wav")
+    assert (whole.start_s, whole.end_s, whole.columns["duration"]) == (0.0, None, "2.0")
+    assert (bounded.start_s, bounded.end_s) == (1.0, 2.0)
+
+
+def test_a_line_in_another_encoding_is_named_and_a_separator_of_unicode_ends_none(tmp_path):
+    (tmp_path / "list.tsv").write_bytes("path\ttext\na.wav\tone\u2028line\nb.wav\tcaf".encode() + b"\xe9\n")
+    first, second = iterate_manifest(tmp_path / "list.tsv")
+    assert first.columns["text"] == "one\u2028line"
+    assert second.problem.startswith("line 3: it is not UTF-8")
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.txt", "l.json", "l.parquet", "l"])
+def test_a_list_of_another_kind_is_an_error_that_says_what_a_manifest_is(tmp_path, name):
+    (tmp_path / name).write_text("file,text\na.wav,hi\n")
+    with pytest.raises(ValueError, match=r"a manifest, which is a list of recordings, ends in \.tsv or \.jsonl"):
+        find_entries(tmp_path / name)
+
+
 def test_the_file_column_comes_before_the_path_column(tmp_path):
     path = tmp_path / "list.tsv"
     path.write_text("file\tpath\nhere.flac\tsome/repository/there.wav\n")
@@ -71,6 +97,14 @@ def test_the_file_column_comes_before_the_path_column(tmp_path):
         ("list.jsonl", '{"path": "a.wav"}\n{"path"\n', "line 2: Expecting"),
         ("list.jsonl", '["a.wav"]\n', "line 1: expected an object"),
         ("list.csv", "path\na.wav\n", r"a manifest ends in \.tsv or \.jsonl"),
+        ("list.tsv", "path\ttext\ttext\n", "line 1: two columns are called text"),
+        ("list.jsonl", '{"path": "a.wav", "x": ' + "[" * 100_000, "line 1: maximum recursion"),
+        ("list.jsonl", '{"path": "a.wav", "x": ' + "9" * 5000 + "}", "line 1: Exceeds the limit"),
+        ("list.tsv", "path\tstart\tstart_s\na.wav\t1\t2\n", "line 2: start and start_s contradict each other"),
+        ("list.tsv", "path\tstart_ms\na.wav\t1\n", "line 2: the column start_ms seems to cut a part out of a.wav"),
+        ("list.tsv", "path\tend_time\na.wav\t1\n", "line 2: the column end_time seems to cut"),
+        ("list.tsv", "path\tframe_offset\na.wav\t1\n", "line 2: the column frame_offset seems to cut"),
+        ("list.jsonl", '{"path": "a.wav", "segment": [0.5, 2]}', "line 1: the column segment seems to cut"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(tmp_path, name, text, message):

@@ -18,11 +18,12 @@ from wavtokenizer_hf.evaluation.coding import Bitrate, CodebookPerplexity, Codeb
 from wavtokenizer_hf.evaluation.metric import Metric
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 from wavtokenizer_hf.evaluation.perceptual import PESQ, STOI
-from wavtokenizer_hf.evaluation.pitch import F0Correlation, PeriodicityError, VoicingF1
+from wavtokenizer_hf.evaluation.pitch import F0Correlation, GrossPitchError, PeriodicityError, VoicingF1
 from wavtokenizer_hf.evaluation.registry import METRICS, choose_metrics
 from wavtokenizer_hf.evaluation.spectral import RESOLUTIONS, LogMelL1, MultiResolutionSTFT
 from wavtokenizer_hf.evaluation.speed import DecodeRealTimeFactor, EncodeRealTimeFactor
-from wavtokenizer_hf.evaluation.waveform import SISDR
+from wavtokenizer_hf.evaluation.tone import FrameTone
+from wavtokenizer_hf.evaluation.waveform import SISDR, Level
 
 ANCHOR = Path(__file__).parents[1] / "golden" / "anchor"
 
@@ -104,9 +105,7 @@ def test_pesq_and_stoi_are_those_of_their_packages_at_16_khz(pair_75):
     assert value(STOI(), pair_75) == pystoi.stoi(reference, estimate, 16000)
 
 
-@pytest.mark.parametrize(
-    "metric_class", [LogMelL1, MultiResolutionSTFT, SISDR, PESQ, STOI, VoicingF1, PeriodicityError, F0Correlation]
-)
+@pytest.mark.parametrize("metric_class", [LogMelL1, MultiResolutionSTFT, SISDR, PESQ, STOI, PeriodicityError])
 def test_every_metric_prefers_75_codes_a_second_to_40(metric_class, pair_75, pair_40):
     better, worse = value(metric_class(), pair_75), value(metric_class(), pair_40)
     assert better < worse if metric_class.direction == "lower" else better > worse
@@ -114,11 +113,64 @@ def test_every_metric_prefers_75_codes_a_second_to_40(metric_class, pair_75, pai
 
 @pytest.mark.parametrize(
     ("metric_class", "best"),
-    [(LogMelL1, 0), (MultiResolutionSTFT, 0), (PESQ, 4.644), (STOI, 1), (VoicingF1, 1), (F0Correlation, 1)],
+    [
+        (FrameTone, 0),
+        (Level, 0),
+        (LogMelL1, 0),
+        (MultiResolutionSTFT, 0),
+        (PESQ, 4.644),
+        (STOI, 1),
+        (GrossPitchError, 0),
+        (VoicingF1, 1),
+        (F0Correlation, 1),
+    ],
 )
 def test_a_clip_against_itself_gets_the_best_value(metric_class, best, pair_75):
-    same = make(pair_75.reference, pair_75.reference)
+    same = make(pair_75.reference, pair_75.reference, frame_rate=75.0)
     assert value(metric_class(), same) == pytest.approx(best, abs=1e-3)
+
+
+HUM = sum(torch.sin(2 * torch.pi * 75 * k * torch.arange(48000) / 24000 + k * k) for k in range(1, 150))
+
+
+@pytest.mark.parametrize("frame_rate", [75.0, 40.0, 12.5])
+def test_a_tone_at_the_frame_rate_is_heard_at_any_frame_rate_and_no_other_tone_is(frame_rate, pair_75):
+    clip = pair_75.reference
+    at = torch.arange(len(clip)) / 24000 * frame_rate * 2 * torch.pi
+    buzz = 0.002 * sum(torch.cos(k * at + k * k) for k in range(1, int(11000 / frame_rate)))
+    # halfway between two multiples a tone counts as less than none
+    other = 0.002 * sum(torch.cos((k + 0.5) * at + k * k) for k in range(1, int(11000 / frame_rate)))
+    heard, less = (value(FrameTone(), make(clip, clip + added, frame_rate=frame_rate)) for added in (buzz, other))
+    assert heard > 3
+    assert less < -3
+    changed = make(clip, 0.1 * clip.roll(100), frame_rate=frame_rate)
+    assert abs(value(FrameTone(), changed)) < 0.5
+
+
+def test_a_hum_counts_in_the_silence_of_a_recording_and_silence_has_none():
+    assert value(FrameTone(), make(SILENCE, SILENCE, frame_rate=75.0)) == 0
+    assert value(FrameTone(), make(SILENCE, 1e-3 * HUM[:24000], frame_rate=75.0)) > 30
+
+
+def test_the_tone_is_the_median_over_the_multiples_of_their_power_over_that_halfway_between(pair_75):
+    tones_db = []
+    window = np.hanning(8193)[:-1]
+    for clip in (pair_75.reference, pair_75.estimate):
+        samples = clip.double().numpy()
+        frames = [samples[start : start + 8192] for start in range(0, len(samples) - 8191, 2048)]
+        power = np.mean([np.abs(np.fft.rfft(window * frame)) ** 2 for frame in frames], axis=0)
+        power += 1e-10 * (window**2).sum()
+        bins = [[round(75 * (k + share) * 8192 / 24000) for share in (0, 0.5)] for k in range(27, 134)]
+        tones_db.append([10 * math.log10(power[at] / power[between]) for at, between in bins])
+    expected = np.median(tones_db[1]) - np.median(tones_db[0])
+    assert value(FrameTone(), make(pair_75.reference, pair_75.estimate, frame_rate=75.0)) == pytest.approx(expected)
+
+
+def test_the_level_is_a_ratio_of_powers_and_that_of_silence_is_finite(pair_75):
+    clip = pair_75.reference
+    assert value(Level(), make(clip, 0.5 * clip)) == pytest.approx(20 * math.log10(0.5), abs=1e-3)
+    assert value(Level(), make(clip, -2 * clip.roll(7))) == pytest.approx(20 * math.log10(2), abs=1e-3)
+    assert -100 < value(Level(), make(clip, torch.zeros(len(clip)))) < -60
 
 
 def test_a_long_clip_is_given_to_pesq_in_equal_parts_of_at_most_20_s():
@@ -144,13 +196,17 @@ TONE = 0.3 * torch.sin(torch.arange(24000) / 10)
         (MultiResolutionSTFT(), make(SILENCE, TONE), "undefined for a silent reference"),
         (SISDR(), make(SILENCE, TONE), "silent reference"),
         (SISDR(), make(TONE, TONE), "infinite"),
+        (Level(), make(SILENCE, TONE), "silent reference"),
+        (FrameTone(), make(TONE, TONE), "frame rate, which is not known"),
+        (FrameTone(), make(TONE[:7000], TONE[:7000], frame_rate=75.0), "8192 samples, 0.34 s, got 7000"),
+        (FrameTone(), make(TONE, TONE, 4000, frame_rate=75.0), "no multiple of 75 Hz from 2000 to 1962.5 Hz"),
         (PESQ(), make(SILENCE, TONE), "undefined for silence"),
         (PESQ(), make(TONE, SILENCE), "undefined for silence"),
         (PESQ(), make(TONE[:2000], TONE[:2000]), "PESQ: Buffer needs to be at least 1/4 of a second long"),
         (STOI(), make(SILENCE, TONE), "silent reference"),
         (STOI(), make(TONE[:2400], TONE[:2400]), "STOI: Not enough STFT frames"),
         (VoicingF1(), make(SILENCE, SILENCE), "no frame is voiced"),
-        (F0Correlation(), make(SILENCE, TONE), "fewer than 10 frames are voiced in both"),
+        (F0Correlation(), make(SILENCE, TONE), "fewer than 20 frames are voiced in both"),
         (CodebookUsage(), make(TONE, TONE), "without their codec"),
         (Bitrate(), make(TONE, TONE), "without their codec"),
         (EncodeRealTimeFactor(), make(TONE, TONE), "without their codec"),
@@ -204,7 +260,7 @@ def test_every_metric_says_what_it_is():
     for metric in METRICS:
         assert metric.name.isidentifier()
         assert metric.meaning.endswith(".")
-        assert metric.direction in ("higher", "lower", "neither")
+        assert metric.direction in ("higher", "lower", "zero", "neither")
         assert metric.label
     assert perceptual.PESQ().model is None
 
@@ -228,5 +284,5 @@ def test_naming_a_model_or_a_metric_asks_for_it():
 
 
 def test_an_unknown_metric_lists_those_that_there_are():
-    with pytest.raises(ValueError, match=r"no metric is called 'pesq'; there are log_mel_l1, .*pesq_wb"):
+    with pytest.raises(ValueError, match=r"no metric is called 'pesq'; there are frame_tone_db, .*pesq_wb"):
         choose_metrics(["stoi", "pesq"])

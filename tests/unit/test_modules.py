@@ -248,7 +248,7 @@ def test_causal_attention_weighs_the_frame_and_its_window(implementation, window
 
 @pytest.mark.parametrize(("kernel_size", "groups"), [(7, 1), (3, 1), (7, 4)])
 def test_causal_convolution_over_frames_sees_the_last_ones_only(kernel_size, groups):
-    conv = _randomised(WavTokenizerFrameConv1d(tiny_causal_config(), 4, 8, kernel_size, groups=groups))
+    conv = _randomised(WavTokenizerFrameConv1d.of(tiny_causal_config(), 4, 8, kernel_size, groups=groups))
     weight = np.zeros((8, 4, kernel_size))
     for row in range(8):  # a group's filters see the channels of the group
         start = row // (8 // groups) * (4 // groups)

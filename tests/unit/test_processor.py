@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -700,3 +701,36 @@ def test_pushing_uploads_the_code_and_the_codec(processor, tmp_path, monkeypatch
         "audio_tokenizer/config.json",
         "audio_tokenizer/model.safetensors",
     }
+
+
+# ------------------------------------------------------------------------------------------------------- open spans
+
+
+def appending_eos(processor: WavTokenizerProcessor) -> WavTokenizerProcessor:
+    """The processor with a tokenizer that puts its end token behind every text."""
+    tokenizer = processor.tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
+    )
+    return processor
+
+
+@pytest.mark.parametrize(
+    "text", ["say <|audio_start|>", "<|audio_start|><|audio_3|><|audio_9|>", "<|audio|> <|audio_start|>"]
+)
+def test_an_open_span_is_never_followed_by_what_a_tokenizer_appends(text):
+    processor = appending_eos(make_processor())
+    clips = CLIPS[:1] if "<|audio|>" in text else None
+    with pytest.raises(ValueError, match=r"Text 0 ends in an open span.*add_special_tokens=False"):
+        processor(text, clips)
+    row = processor(text, clips, add_special_tokens=False)["input_ids"][0]
+    assert row[-1] != processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    "text", ["say it", "<|audio_start|><|audio_3|><|audio_end|>", "a <|audio_start|><|audio_end|> b", "<|audio|>"]
+)
+def test_a_text_without_an_open_span_ends_as_its_tokenizer_ends_it(text):
+    processor = appending_eos(make_processor())
+    row = processor(text, CLIPS[:1] if "<|audio|>" in text else None)["input_ids"][0]
+    assert row[-1] == processor.tokenizer.eos_token_id

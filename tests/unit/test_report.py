@@ -105,13 +105,18 @@ def test_the_facts_are_those_of_the_clip_and_the_codec(page, clip):
 
 def test_the_distances_on_the_page_are_those_computed(page, clip):
     distances = signal_distances(
-        torch.from_numpy(clip["original"]), torch.from_numpy(clip["reconstruction"][0]), sampling_rate=SAMPLING_RATE
+        torch.from_numpy(clip["original"]),
+        torch.from_numpy(clip["reconstruction"][0]),
+        sampling_rate=SAMPLING_RATE,
+        frame_rate=75.0,
     )
-    rows = [page.text["td"][start : start + 2] for start in range(0, 9, 3)]
+    rows = [page.text["td"][start : start + 2] for start in range(0, 15, 3)]
     assert rows == [
         [f"{distances.log_mel_l1:.4f}", "lower"],
         [f"{distances.si_sdr_db:.2f}", "higher"],
         [f"{distances.snr_db:.2f}", "higher"],
+        [f"{distances.level_db:.2f}", "nearer to 0"],
+        [f"{distances.frame_tone_db:.2f}", "lower"],
     ]
 
 
@@ -234,7 +239,7 @@ def test_a_silent_or_tiny_clip_still_gets_a_page_that_says_what_is_missing(tmp_p
         tmp_path, **(clip | {"original": silence, "reconstruction": silence, "audio_codes": np.array([5])})
     )
     page = Page(path.read_text(encoding="utf-8"))
-    assert sum("not defined" in cell for cell in page.text["td"]) == (2 if num_samples > 512 else 3)
+    assert sum("not defined" in cell for cell in page.text["td"]) == (4 if num_samples > 512 else 5)
     assert dict(zip(page.text["dt"], page.text["dd"], strict=True))["Entropy"].startswith("0.00 bits")
 
 

@@ -1,5 +1,6 @@
 """The log of a run: what its entries say, and what is left of it when the run goes on from a checkpoint."""
 
+import dataclasses
 import json
 import math
 
@@ -123,6 +124,17 @@ def test_a_validation_is_an_entry_of_its_own(open_log, tmp_path):
             "validation/num_clips": 1,
         }
     ]
+
+
+def test_a_validation_with_a_tone_is_logged_with_its_measures_and_a_warning(open_log, tmp_path, caplog):
+    with open_log() as log:
+        for step, tone_db in ((2, 24.5), (4, 0.3)):
+            log.validation(step, dataclasses.replace(VALIDATION, measures={"frame_tone_db": tone_db, "gpe": 0.9}))
+    assert [entry["validation/frame_tone_db"] for entry in entries(tmp_path)] == [24.5, 0.3]
+    assert [entry["validation/gpe"] for entry in entries(tmp_path)] == [0.9, 0.9]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("step 2: A tone at the frame rate stands 24.5 dB above")
 
 
 def test_lines_for_a_file_of_messages_name_the_step_and_the_losses(open_log, caplog):

@@ -77,7 +77,8 @@ def test_si_sdr_ignores_level_and_offset_where_snr_does_not(pair):
 
 
 def test_equal_clips_are_at_no_distance(pair):
-    distances = signal_distances(pair[0], pair[0].clone(), sampling_rate=24000)
+    distances = signal_distances(pair[0], pair[0].clone(), sampling_rate=24000, frame_rate=300.0)
+    assert (distances.level_db, distances.frame_tone_db) == (0.0, 0.0)
     assert (distances.log_mel_l1, distances.si_sdr_db, distances.snr_db) == (0.0, math.inf, math.inf)
     assert distances.skipped == {}
 
@@ -101,6 +102,8 @@ def test_what_a_pair_does_not_define_is_skipped_with_its_reason():
     assert "more than that, got 100" in distances.skipped["log_mel_l1"]
     assert "silent reference" in distances.skipped["si_sdr_db"]
     assert "silent reference" in distances.skipped["snr_db"]
+    assert "silent reference" in distances.skipped["level_db"]
+    assert "frame rate, which is not known" in distances.skipped["frame_tone_db"]
 
 
 def test_a_silent_estimate_has_no_si_sdr_but_an_snr_of_zero(pair):

@@ -22,7 +22,10 @@ def test_the_recipes_are_these():
 def test_every_recipe_describes_a_run(recipe):
     config = load_config(recipe)
     assert WavTokenizerConfig(**config.model).hop_length % 2 == 0
-    assert all(weight > 0 for weight in config.weights.values())
+    # Discriminators that are there have something to teach, and something asks for the sound of the recording.
+    weights = config.weights
+    assert all(weight for name, weight in weights.items() if name.startswith("discriminator/"))
+    assert weights["generator/mel"] or weights["generator/multi_scale_mel"]
 
 
 # Section 4.1 and table 1 of the paper, and the original's configs.
@@ -77,6 +80,8 @@ def test_changes_reach_into_parts_and_are_read_as_yaml():
             "data.validation=[a, b.tsv]",
             "data.weights={kind: {speech: 2}}",
             "loss_weights.generator/mel=15",
+            "loss_weights.generator/waveform=[[100, 20], [200, 0]]",
+            "quantizer_dropout=5e-1",
             "ema_decay=0.999",
             "init_from=null",
             "is_causal=true",
@@ -86,7 +91,10 @@ def test_changes_reach_into_parts_and_are_read_as_yaml():
     assert config.optimizer.betas == (0.5, 0.9)
     assert (config.data.train, config.data.validation) == (["recordings"], ["a", "b.tsv"])
     assert config.data.weights == {"kind": {"speech": 2.0}}
-    assert config.weights == {**DEFAULT_WEIGHTS, "generator/commitment": 1.0, "generator/mel": 15.0}
+    assert config.weights == {**DEFAULT_WEIGHTS, "generator/commitment": 1.0, "generator/mel": 15.0} | {
+        "generator/waveform": [[100.0, 20.0], [200.0, 0.0]]
+    }
+    assert config.quantizer_dropout == 0.5
     assert (config.ema_decay, config.init_from, config.is_causal) == (0.999, None, True)
 
 
@@ -111,6 +119,10 @@ def test_a_configuration_survives_being_written_and_read():
         ("optimizer=3", "optimizer: expected OptimizerConfig, got 3"),
         ("batch_size.x=3", "batch_size.x: batch_size has no parts"),
         ("loss_weights.generator/me=1", "`loss_weights` names no loss: generator/me"),
+        ("loss_weights.generator/mel=-1", "`loss_weights.generator/mel` must lie from 0 to inf, got -1"),
+        ("loss_weights.generator/mel=[[5, 1], [0, 1]]", "`loss_weights.generator/mel` must be a number, or points"),
+        ("quantizer_dropout=2", "`quantizer_dropout` must lie from 0 to 1, got 2"),
+        ("discriminators.resolution_width=0", "`resolution_width` must be above 0"),
         ("data.train=[a", "data.train: '[a' is not YAML"),
         ("x", "expected key=value, got 'x'"),
         ("=3", "expected key=value, got '=3'"),

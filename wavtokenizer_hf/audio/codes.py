@@ -1,7 +1,7 @@
 """The file that holds the codes of one clip, as `.npz` (NumPy) or `.json`."""
 
 import dataclasses
-import io
+import hashlib
 import json
 import math
 import os
@@ -20,7 +20,11 @@ FORMAT_VERSION = 1
 CODE_SUFFIXES = (".npz", ".json")
 
 _COUNTS = ("sampling_rate", "num_samples", "hop_length", "codebook_size")
-_TEXTS = ("fingerprint", "model", "source")
+_TEXTS = ("fingerprint", "model", "source", "reader", "resampler")
+# Those that files of older versions of the package lack.
+_LATER_TEXTS = ("reader", "resampler")
+# More than any of the values beside the codes takes, in bytes.
+_MOST_BYTES_OF_A_VALUE = 1 << 20
 # What zipfile, NumPy and json raise on a file that is cut short, altered or of another kind.
 _DAMAGE = (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -38,6 +42,8 @@ class CodeFile:
         fingerprint: That of the model which made the codes; empty if unknown.
         model: Its name, for people; empty if unknown.
         source: Name of the audio file; empty if unknown.
+        reader: What decoded it, with its version; empty if unknown, as in files of older versions of the package.
+        resampler: What would bring it to the rate, with its version; empty if unknown.
 
     Shape:
         audio_codes: (L,) or (1, L), kept as (1, L) int64, with `L = ceil(num_samples / hop_length)`.
@@ -54,6 +60,8 @@ class CodeFile:
     fingerprint: str = ""
     model: str = ""
     source: str = ""
+    reader: str = ""
+    resampler: str = ""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -102,22 +110,25 @@ class CodeFile:
         """Writes the file whole or not at all, and over one that exists.
 
         Args:
-            path: Ends in `.npz` or `.json`. An `.npz` stores a code in two bytes where the codebook allows it.
+            path: Ends in `.npz` or `.json`. An `.npz` stores a code in two bytes where the codebook allows it, and has
+                a checksum for each value; a `.json` has one for all, which a file of other origin may lack.
         """
         suffix = _suffix(path)
         fields = {name: getattr(self, name) for name in (*_COUNTS, *_TEXTS)}
+        fields = {name: value for name, value in fields.items() if value or name not in _LATER_TEXTS}
         header = {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
         with replacing(path) as temporary, open(temporary, "wb") as file:
             if suffix == ".npz":
                 codes = self.audio_codes.astype(np.uint16 if self.codebook_size <= 1 << 16 else np.uint32)
                 np.savez_compressed(file, audio_codes=codes, **header)
             else:
-                text = json.dumps({**header, "audio_codes": self.audio_codes.tolist()}, ensure_ascii=False)
-                file.write(text.encode() + b"\n")
+                content = {**header, "audio_codes": self.audio_codes.tolist()}
+                content["checksum"] = _checksum(content)
+                file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CodeFile":
-        """Reads a file that `save` wrote. Nothing in it is ever unpickled.
+        """Reads a file that `save` wrote. Nothing in it is ever unpickled, and only what is needed is read.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -138,11 +149,15 @@ class CodeFile:
                 f"version {FORMAT_VERSION}: update wavtokenizer-hf or encode the clip again"
             )
         names = [field.name for field in dataclasses.fields(cls)]
+        content = dict.fromkeys(_LATER_TEXTS, "") | dict(content)
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}: encode the clip again")
         try:
-            return cls(**{name: content[name] for name in names})
+            loaded = cls(**{name: content[name] for name in names})
+            if "checksum" in content and content["checksum"] != _checksum(content):
+                raise ValueError("its checksum is that of other values; without `checksum` it is taken as it is")
+            return loaded
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
 
@@ -155,16 +170,40 @@ def _suffix(path: str | os.PathLike[str]) -> str:
 
 
 def _read_npz(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    content = io.BytesIO(Path(path).read_bytes())
-    if not zipfile.is_zipfile(content):
+    """The values of an archive that a file of codes has, each looked at before memory is taken for it."""
+    if not zipfile.is_zipfile(path):
         raise ValueError("it is not a zip archive")
-    content.seek(0)
-    archive = np.load(content, allow_pickle=False)
-    arrays = {name: archive[name] for name in archive.files}
-    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if strange:
-        raise ValueError(f"{strange[0]} is not an array")
-    return {name: array if array.ndim else array.item() for name, array in arrays.items()}
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if len(names) != len(set(names)):
+            raise ValueError("it holds a value twice")
+        wanted = [name for name in ("format", "format_version", *_COUNTS, *_TEXTS) if name in names]
+        content = {name: _read_member(archive, name, ()).item() for name in wanted}
+        if "audio_codes" in names:
+            num_samples, hop_length = content.get("num_samples"), content.get("hop_length")
+            shape: tuple[int, ...] = ()
+            if isinstance(num_samples, int) and isinstance(hop_length, int) and hop_length > 0:
+                shape = (-(-num_samples // hop_length),)
+            content["audio_codes"] = _read_member(archive, "audio_codes", shape)
+    return content
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape, in front of which there may be an axis of 1; or of any small one."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"{name} is stored in version {version} of NumPy's format, not (1, 0)")
+        found, _, dtype = np.lib.format.read_array_header_1_0(member)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects")
+    stored = archive.getinfo(f"{name}.npy").file_size
+    if math.prod(found) * dtype.itemsize > _MOST_BYTES_OF_A_VALUE and found not in (shape, (1, *shape)):
+        raise ValueError(f"{name} has the shape {found}, expected {shape}")
+    if not 0 < stored - math.prod(found) * dtype.itemsize <= _MOST_BYTES_OF_A_VALUE:
+        raise ValueError(f"{name} has {stored:,} bytes, which do not fit its shape {found}")
+    with archive.open(f"{name}.npy") as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _read_json(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -172,3 +211,10 @@ def _read_json(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it does not hold an object")
     return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of the values by their names, in alphabetical order; of texts only what is not empty, so that more may come."""
+    checked = {name: content.get(name, "") for name in (*_COUNTS, *_TEXTS, "audio_codes")}
+    text = json.dumps({name: value for name, value in checked.items() if value != ""}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,12 +1,13 @@
 """Recordings in Hugging Face datasets."""
 
 import importlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
+
+from wavtokenizer_hf.audio.named_bytes import NamedBytes
 
 # How `Dataset.save_to_disk` and `DatasetDict.save_to_disk` mark their folders.
 _DATASET_FILE = "dataset_info.json"
@@ -19,6 +20,9 @@ class AudioRows:
     Args:
         dataset: One column is of the type `Audio`.
         name: What messages call it.
+
+    Attributes:
+        other_columns: Those that hold neither the recording nor plain values.
 
     Raises:
         ValueError: If it is no such dataset.
@@ -39,6 +43,7 @@ class AudioRows:
         self.fingerprint = str(dataset._fingerprint)
         self._column = audio[0]
         self._texts = [column for column, feature in features.items() if type(feature).__name__ == "Value"]
+        self.other_columns = [column for column in features if column not in (self._column, *self._texts)]
         # Undecoded, because decoding in `datasets` needs another audio library, and a section is all that is wanted.
         self._rows = dataset.with_format(None).cast_column(audio[0], import_datasets().Audio(decode=False))
 
@@ -54,7 +59,7 @@ class AudioRows:
         audio = self._rows[index][self._column]
         if audio is None:
             raise ValueError("the row holds no audio")
-        return Path(audio["path"]) if audio["bytes"] is None else io.BytesIO(audio["bytes"])
+        return Path(audio["path"]) if audio["bytes"] is None else NamedBytes(audio["bytes"], f"{self.name}[{index}]")
 
     def columns(self) -> Iterator[dict[str, str]]:
         """What each row says of its recording in plain values, as text."""

@@ -1,16 +1,25 @@
-"""Finding, reading and writing audio files."""
+"""Finding and writing audio files; reading them is `audio_input`'s."""
 
+import collections
 import dataclasses
+import fnmatch
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import import_for, read_audio
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+# By which a folder's recordings are known; opening one tells whether it can be read here.
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".wave", ".rf64", ".w64", ".aif", ".aiff"),
+    *(".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".weba"),
+    *(".mka", ".mkv", ".mov", ".wma", ".amr", ".ape", ".wv", ".tta", ".spx", ".ac3", ".3gp"),
+)
 
 _PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -31,6 +40,16 @@ _ENCODINGS = {
 }
 WRITABLE_SUFFIXES = tuple(_ENCODINGS)
 
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "WRITABLE_SUFFIXES",
+    "FoundFile",
+    "find_files",
+    "read_audio",
+    "write_audio",
+    "write_audio_blocks",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundFile:
@@ -40,48 +59,73 @@ class FoundFile:
     relative: Path
 
 
-def read_audio(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Reads a whole audio file at its own rate.
-
-    The reading itself is the feature extractor's, which opens paths on its own in a model's folder on the Hub; it is
-    imported on the first call, because it brings torch with it.
-
-    Returns:
-        float32 samples (C, T) in [-1, 1], and the sampling rate in Hz.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a readable audio file.
-    """
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import read_audio as read
-
-    return read(path)
-
-
-def find_files(inputs: Iterable[str | os.PathLike[str]], suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[FoundFile]:
+def find_files(
+    inputs: Iterable[str | os.PathLike[str]],
+    suffixes: Sequence[str] = AUDIO_SUFFIXES,
+    passed_over: collections.Counter[str] | None = None,
+) -> list[FoundFile]:
     """Lists the files that a user names: files, folders and patterns.
 
     A file is taken whatever its suffix, also one that does not exist: opening it tells what is wrong with it. A folder
-    is walked to the bottom for the files with one of `suffixes`, in any case; hidden files are left out. A pattern
-    (`*`, `?`, `[…]`, `**`) may be needed where no shell expands it; it is used as one where
-    no file of that name exists.
+    is walked to the bottom, through links to folders but not round in circles, for the files with one of `suffixes`,
+    in any case; hidden files are left out. A folder that may not be listed stands in the list itself. A pattern
+    (`*`, `?`, `[…]`, `**`) may be needed where no shell expands it; it is used as one where no file of that name
+    exists.
+
+    Args:
+        passed_over: Counts what was seen and is not listed, by suffix.
 
     Raises:
         FileNotFoundError: If a folder or a pattern holds no such file.
     """
+    passed_over = collections.Counter() if passed_over is None else passed_over
     found = []
     for given in inputs:
         name, path = os.fspath(given), Path(given)
         if path.is_dir():
-            files = list(_walk(path, suffixes))
+            files = list(walk(path, suffixes, passed_over))
         elif glob.has_magic(name) and not path.exists():
-            files = list(_match(name, suffixes))
+            files = list(_match(name, suffixes, passed_over))
         else:
             files = [FoundFile(path, Path(path.name))]
         if not files:
             raise FileNotFoundError(f"{name} holds no file that ends in {', '.join(suffixes)}")
         found += files
     return found
+
+
+def walk(root: Path, suffixes: Sequence[str], passed_over: collections.Counter[str]) -> Iterator[FoundFile]:
+    """Files of a folder, as `find_files` lists them: by name, then those of its folders."""
+    waiting: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(root, ())]
+    while waiting:
+        folder, around = waiting.pop()
+        try:
+            seen = os.stat(folder)
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError:
+            yield FoundFile(folder, folder.relative_to(root))
+            continue
+        if (seen.st_dev, seen.st_ino) in around:  # a link to a folder that it lies in
+            continue
+        around = (*around, (seen.st_dev, seen.st_ino))
+        folders = []
+        for name, is_folder in found:
+            path = folder / name
+            if name.startswith("."):
+                passed_over["hidden"] += 1
+            elif is_folder:
+                folders.append((path, around))
+            elif _is_wanted(path, suffixes, passed_over):
+                yield FoundFile(path, path.relative_to(root))
+        waiting += reversed(folders)
+
+
+def kind_by_suffix(path: PurePath) -> str:
+    """What to count a file under; never what nobody would call a suffix, as it is shown to people."""
+    if not path.suffix:
+        return "without a suffix"
+    return path.suffix.lower() if re.fullmatch(r"\.\w{1,16}", path.suffix, re.ASCII) else "with another suffix"
 
 
 def write_audio(
@@ -134,8 +178,6 @@ def write_audio_blocks(
     encoding = _encoding_for(path)
     subtype = subtype or encoding.subtype
 
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for  # late, because it brings torch with it
-
     soundfile = import_for("writing audio files", "soundfile")
     if not soundfile.check_format(encoding.container, subtype):
         available = ", ".join(soundfile.available_subtypes(encoding.container))
@@ -179,24 +221,42 @@ def _quantized(frames: np.ndarray, subtype: str) -> np.ndarray:
     return steps.astype(np.int32) << (32 - bits)
 
 
-def _walk(folder: Path, suffixes: Sequence[str]) -> Iterator[FoundFile]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if _is_wanted(path, suffixes):
-                yield FoundFile(path, path.relative_to(folder))
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Or a link to one; without asking the disk about anything but links."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def _match(pattern: str, suffixes: Sequence[str]) -> Iterator[FoundFile]:
+def _match(pattern: str, suffixes: Sequence[str], passed_over: collections.Counter[str]) -> Iterator[FoundFile]:
     # The fixed folders in front of the first wildcard are the root, as for a folder.
-    fixed = next(index for index, part in enumerate(Path(pattern).parts) if glob.has_magic(part))
-    root = Path(*Path(pattern).parts[:fixed])
-    for name in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(name)
-        if path.is_file() and _is_wanted(path, suffixes):
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    if "**" in parts:  # glob itself goes round in circles
+        for file in walk(root, suffixes, passed_over):
+            if _fits(file.relative.parts, parts[fixed:]) or file.path.is_dir():
+                yield file
+        return
+    for path in map(Path, sorted(glob.glob(pattern))):
+        if path.is_dir():
+            passed_over["folder"] += 1
+        elif _is_wanted(path, suffixes, passed_over):
             yield FoundFile(path, path.relative_to(root))
 
 
-def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path is one of a pattern's."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return _fits(names, parts[1:]) or (bool(names) and _fits(names[1:], parts))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _is_wanted(path: Path, suffixes: Sequence[str], passed_over: collections.Counter[str]) -> bool:
+    if path.suffix.lower() in suffixes:
+        return True
+    passed_over[kind_by_suffix(path)] += 1
+    return False

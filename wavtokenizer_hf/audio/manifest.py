@@ -1,24 +1,36 @@
 """Lists of recordings: a folder, a pattern, or a manifest that says more about each of them."""
 
-import csv
+import collections
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from wavtokenizer_hf.audio.files import find_files
+from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, find_files
 
 MANIFEST_SUFFIXES = (".tsv", ".jsonl")
 # A folder with one of these in it is taken as the manifest says.
 MANIFEST_NAMES = ("manifest.tsv", "manifest.jsonl")
 
-PATH_COLUMNS = ("file", "path")
-_KIND_COLUMNS = ("kind", "domain")
-_START_COLUMNS = ("start", "start_s")
+PATH_COLUMNS = ("file", "path", "audio_filepath")
+KIND_COLUMNS = ("kind", "domain")
+_START_COLUMNS = ("start", "start_s", "offset")
 _END_COLUMNS = ("end", "end_s")
+# The length of a part whose start is given and whose end is not; otherwise it is only told.
+_LENGTH_COLUMNS = ("duration", "duration_s")
+_KNOWN_BOUNDS = (*_START_COLUMNS, *_END_COLUMNS, *_LENGTH_COLUMNS)
+# What is called so bounds a part, but in which unit?
+_BOUND_NAME = re.compile(
+    r"((seg(ment)?|clip|part|utt(erance)?|audio|speech|frame|sample|time)_?)?(start|begin|end|stop|offset|onset)(ing)?"
+    r"(_?(s|secs?|seconds?|ms|msecs?|millis(econds)?|us|ns|times?|timestamps?|at|pos(ition)?|samples?|frames?))?",
+    re.IGNORECASE,
+)
+_SPAN_NAME = re.compile(r"seg(ment)?|interval|range|span|slice|bounds|time_?(stamps?|range|span)?", re.IGNORECASE)
+_SPAN = re.compile(r"\[\s*[\d.]+\s*,\s*[\d.]+\s*\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +44,7 @@ class Entry:
         end_s: Where it ends; `None` is the recording's end.
         kind: What is heard, such as speech, music or sound, in lower case; empty if unknown.
         columns: All that the manifest says of it, as text.
+        problem: What is wrong with the line of the manifest, which then says nothing else.
     """
 
     path: Path
@@ -40,25 +53,33 @@ class Entry:
     end_s: float | None = None
     kind: str = ""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    problem: str = ""
 
 
 def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
     """Lists the recordings that a user names: a manifest, a folder, a pattern or a file.
 
     Raises:
-        FileNotFoundError, ValueError: As `iterate_entries`.
+        FileNotFoundError, ValueError: As `iterate_entries`; and for a line of a manifest that cannot be read.
     """
-    return list(iterate_entries(source))
+    return _without_problems(iterate_entries(source), source)
 
 
-def iterate_entries(source: str | os.PathLike[str]) -> Iterator[Entry]:
+def iterate_entries(
+    source: str | os.PathLike[str], passed_over: collections.Counter[str] | None = None
+) -> Iterator[Entry]:
     """As `find_entries`, one after the other, so that a manifest of any length needs no memory.
 
-    A folder that holds a `manifest.tsv` or `manifest.jsonl` is taken as that says; any other is walked for audio.
+    A folder that holds a `manifest.tsv` or `manifest.jsonl` is taken as that says; any other is walked for audio. A
+    line that cannot be read is an entry with a problem.
+
+    Args:
+        passed_over: As `audio.files.find_files` takes it.
 
     Raises:
         FileNotFoundError: If there is no such file, or the folder or pattern holds no audio file.
-        ValueError: If the manifest cannot be read, or lists nothing.
+        ValueError: If a file is named that is neither a recording nor a manifest, by its suffix; or if a manifest
+            lists nothing.
     """
     path = Path(source)
     manifests = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
@@ -66,9 +87,14 @@ def iterate_entries(source: str | os.PathLike[str]) -> Iterator[Entry]:
         yield from iterate_manifest(manifests[0])
     elif path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
         yield from iterate_manifest(path)
+    elif path.is_file() and path.suffix.lower() not in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"{path} is neither a recording nor a manifest by its suffix: a manifest, which is a list of recordings, "
+            f"ends in {' or '.join(MANIFEST_SUFFIXES)}, and may name recordings of any suffix"
+        )
     else:
-        found = find_files([source])
-        if len(found) == 1 and not found[0].path.exists():
+        found = find_files([source], passed_over=passed_over)
+        if found[0].path == path and not path.exists():
             raise FileNotFoundError(f"no such file: {os.fspath(source)}")
         yield from (Entry(file.path, file.relative.as_posix()) for file in found)
 
@@ -77,74 +103,98 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
     """Reads a list of recordings.
 
     Raises:
-        FileNotFoundError, ValueError: As `iterate_manifest`.
+        FileNotFoundError, ValueError: As `iterate_manifest`; and for a line that cannot be read.
     """
-    return list(iterate_manifest(path))
+    return _without_problems(iterate_manifest(path), path)
 
 
 def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
     """Reads a list of recordings: tab-separated columns under a header (`.tsv`), or one JSON object a line (`.jsonl`).
 
-    The column `file`, or else `path`, names the recording, relative to the manifest's folder. `start` and `end` (or
-    `start_s` and `end_s`), in seconds, cut a part out of it. `kind`, or else `domain`, says what is heard. Other
-    columns are kept as they are, and empty lines are passed over.
+    The column `file`, or else `path` or `audio_filepath`, names the recording, relative to the manifest's folder.
+    `start` and `end` (or `start_s` and `end_s`), or `offset` and `duration` as NeMo has them, in seconds, cut a part
+    out of it. A `duration` without a start is no more than a column. `kind`, or else `domain`, says what is heard.
+    Other columns are kept as they are, but those that seem to bound a part in some other way are a problem. Empty
+    lines are passed over. A line that cannot be read is an entry that names its number and the problem.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line cannot be read, with its number; or if nothing is listed.
+        ValueError: If the header cannot be read, or nothing is listed.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    readers = {".tsv": _read_tsv, ".jsonl": _read_jsonl}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    readers = {".tsv": _tsv_reader, ".jsonl": _jsonl_reader}
+    reader_for = readers.get(path.suffix.lower())
+    if reader_for is None:
         raise ValueError(f"a manifest ends in {' or '.join(MANIFEST_SUFFIXES)}, got {path}")
     is_empty = True
-    with open(path, encoding="utf-8-sig") as lines:
-        for entry in _read_entries(reader(lines), path):
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as text:
+        lines = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
+        try:
+            read = reader_for(lines)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        for number, line in lines:
             is_empty = False
-            yield entry
+            try:
+                yield _entry(read(_checked_text(line)), path.parent)
+            except (ValueError, RecursionError) as error:
+                yield Entry(path, f"{path.name}:{number}", problem=f"line {number}: {_short(str(error))}")
     if is_empty:
         raise ValueError(f"{path} lists no recording")
 
 
-def _read_entries(rows: Iterator[tuple[int, Mapping[str, str]]], path: Path) -> Iterator[Entry]:
+def _without_problems(entries: Iterable[Entry], source: str | os.PathLike[str]) -> list[Entry]:
+    checked = []
+    for entry in entries:
+        if entry.problem:
+            raise ValueError(f"{os.fspath(source)}: {entry.problem}")
+        checked.append(entry)
+    return checked
+
+
+def _checked_text(line: str) -> str:
     try:
-        for line, columns in rows:
-            try:
-                yield _entry(columns, path.parent)
-            except ValueError as error:
-                raise ValueError(f"line {line}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        line.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 at byte {error.start}; save the manifest as UTF-8") from None
+    return line
 
 
-def _read_tsv(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    header: list[str] = []
-    for line, row in enumerate(rows, start=1):
-        if not any(cell.strip() for cell in row):
-            continue
-        if not header:
-            header = [cell.strip() for cell in row]
-        elif len(row) > len(header):
-            raise ValueError(f"line {line}: {len(row)} cells under a header of {len(header)}")
-        else:
-            yield line, dict(zip(header, row, strict=False))
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def _read_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    for line, item in enumerate(lines, start=1):
-        if not item.strip():
-            continue
-        try:
-            content = json.loads(item)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {line}: {error}") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"line {line}: expected an object, got {item.strip()[:80]}")
-        yield line, {name: as_text(value) for name, value in content.items()}
+def _tsv_reader(lines: Iterator[tuple[int, str]]) -> Callable[[str], Mapping[str, str]]:
+    """What makes columns of a line, from the first line."""
+    number, line = next(lines, (0, ""))
+    header = [cell.strip() for cell in _checked_text(line).rstrip("\n").split("\t")]
+    doubled = [name for name, count in collections.Counter(filter(None, header)).items() if count > 1]
+    if doubled:
+        raise ValueError(f"line {number}: two columns are called {doubled[0]}")
+
+    def read(line: str) -> Mapping[str, str]:
+        cells = line.rstrip("\n").split("\t")
+        if len(cells) > len(header):
+            raise ValueError(f"{len(cells)} cells under a header of {len(header)}")
+        return dict(zip(header, cells, strict=False))
+
+    return read
+
+
+def _jsonl_reader(lines: Iterator[tuple[int, str]]) -> Callable[[str], Mapping[str, str]]:
+    return _json_columns
+
+
+def _json_columns(line: str) -> Mapping[str, str]:
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got {line.strip()[:80]}")
+    for name in PATH_COLUMNS:
+        if not isinstance(content.get(name, ""), (str, type(None))):
+            raise ValueError(f"{name} must be text, got {as_text(content[name])}")
+    return {name: as_text(value) for name, value in content.items()}
 
 
 def as_text(value: Any) -> str:
@@ -157,10 +207,19 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
     file = _first(columns, PATH_COLUMNS)
     if not file:
         raise ValueError(
-            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(columns)}"
+            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS[:2])}, found {', '.join(columns)}"
+        )
+    unknown = [name for name, text in columns.items() if _seems_to_bound(name, text.strip())]
+    if unknown:
+        raise ValueError(
+            f"the column {unknown[0]} seems to cut a part out of {file}, and only {', '.join(_KNOWN_BOUNDS)}, in "
+            "seconds, are known: rename it"
         )
     start_s = _seconds(columns, _START_COLUMNS)
     end_s = _seconds(columns, _END_COLUMNS)
+    if start_s is not None and end_s is None:
+        length_s = _seconds(columns, _LENGTH_COLUMNS)
+        end_s = None if length_s is None else start_s + length_s
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ValueError(f"{file} ends at {end_s:g} s, which is not after its start at {start_s or 0.0:g} s")
     name = PurePath(file)
@@ -172,9 +231,16 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
         name=name.as_posix(),
         start_s=start_s or 0.0,
         end_s=end_s,
-        kind=_first(columns, _KIND_COLUMNS).casefold(),
+        kind=_first(columns, KIND_COLUMNS).casefold(),
         columns=dict(columns),
     )
+
+
+def _seems_to_bound(name: str, text: str) -> bool:
+    """Whether a column that is not known may say which part of a recording is meant."""
+    if not text or name in _KNOWN_BOUNDS:
+        return False
+    return bool(_BOUND_NAME.fullmatch(name) or (_SPAN_NAME.fullmatch(name) and _SPAN.fullmatch(text)))
 
 
 def _first(columns: Mapping[str, str], names: tuple[str, ...]) -> str:
@@ -182,13 +248,17 @@ def _first(columns: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 
 def _seconds(columns: Mapping[str, str], names: tuple[str, ...]) -> float | None:
-    text = _first(columns, names)
-    if not text:
-        return None
+    given = {name: _number(name, columns[name]) for name in names if columns.get(name, "").strip()}
+    if len(set(given.values())) > 1:
+        raise ValueError(f"{' and '.join(given)} contradict each other")
+    return next(iter(given.values()), None)
+
+
+def _number(name: str, text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{names[0]} must be a number of seconds, 0 or more, got {text!r}")
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, got {text.strip()!r}")
     return seconds

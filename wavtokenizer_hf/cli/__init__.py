@@ -7,8 +7,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
+from wavtokenizer_hf.audio.shown import folded
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
+from wavtokenizer_hf.cli.errors import say
 from wavtokenizer_hf.cli.evaluate import evaluate
 from wavtokenizer_hf.cli.export_hub import export_hub
 from wavtokenizer_hf.cli.export_tokens import export_tokens
@@ -62,7 +65,7 @@ for _command in (
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
-    typer.echo(f"warning: {message}", err=True)
+    say(f"warning: {folded(str(message))}", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: What follows the program's name; `None` means those of the process.
     """
-    with warnings.catch_warnings():
+    with unwinding_when_terminated(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
     sys.exit(0)

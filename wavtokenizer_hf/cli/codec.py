@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from wavtokenizer_hf.checkpoints import find_model
+from wavtokenizer_hf.checkpoints import find_model, reading_model
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     place = find_device(device)
     name = find_model(name)
     config = load_config(name, revision)
-    stored = (config.architectures or [""])[0]
+    stored = next(iter(config.architectures or ()), "")
     if part in ("encoder", "whole") and stored == _DECODER_ONLY:
         raise ValueError(f"{name} holds a decoder alone: it can decode, and nothing else")
     if part in ("decoder", "whole") and stored == _ENCODER_ONLY:
@@ -66,6 +66,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     import torch
 
     import wavtokenizer_hf
+    from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 
     model_class: type[WavTokenizerPreTrainedModel]
     if part == "encoder" or stored == _ENCODER_ONLY:
@@ -75,15 +76,22 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     else:
         model_class = wavtokenizer_hf.WavTokenizerModel
     keeps_dtype = dtype == "stored"
-    model, loaded = model_class.from_pretrained(
-        name, revision=revision, dtype="auto" if keeps_dtype else torch.float32, output_loading_info=True
-    )
+    with reading_model(name):
+        model, loaded = model_class.from_pretrained(
+            name,
+            revision=revision,
+            dtype="auto" if keeps_dtype else torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        feature_extractor = _load_feature_extractor(name, revision, config)
+        check_same_codec(feature_extractor, config)
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ValueError(f"{name} lacks weights of {model_class.__name__}: {missing[0]} ({len(missing)} in all)")
     mark = None if keeps_dtype or stored == _DECODER_ONLY else wavtokenizer_hf.fingerprint(model)
     model = model.to(place) if keeps_dtype else model.to(device=place, dtype=getattr(torch, dtype))
-    return Codec(model.eval(), _load_feature_extractor(name, revision, config), mark, _short_name(name))
+    return Codec(model.eval(), feature_extractor, mark, _short_name(name))
 
 
 def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":
@@ -97,16 +105,17 @@ def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":
     if Path(name).is_dir():
         # Reading a folder takes a moment; a download keeps its bars.
         logging.disable_progress_bar()
-    try:
-        values, _ = WavTokenizerConfig.get_config_dict(name, revision=revision)
-    except OSError as error:
-        raise OSError(f"{name} is neither a folder here nor to be had from the Hub: {error}") from error
-    known = WavTokenizerConfig.model_type, WavTokenizerCausalConfig.model_type
-    if values.get("model_type") not in known:
-        raise ValueError(
-            f"{name} holds a model of type {values.get('model_type')!r}, expected {' or '.join(map(repr, known))}"
-        )
-    return WavTokenizerConfig.from_pretrained(name, revision=revision)
+    with reading_model(name):
+        try:
+            values, _ = WavTokenizerConfig.get_config_dict(name, revision=revision)
+        except OSError as error:
+            raise OSError(f"{name} is neither a folder here nor to be had from the Hub: {error}") from error
+        known = WavTokenizerConfig.model_type, WavTokenizerCausalConfig.model_type
+        if values.get("model_type") not in known:
+            raise ValueError(
+                f"{name} holds a model of type {values.get('model_type')!r}, expected {' or '.join(map(repr, known))}"
+            )
+        return WavTokenizerConfig.from_pretrained(name, revision=revision)
 
 
 def check_bandwidth_id(bandwidth_id: int | None, config: "WavTokenizerConfig") -> None:

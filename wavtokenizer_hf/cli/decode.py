@@ -9,7 +9,7 @@ from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.audio.files import WRITABLE_SUFFIXES, write_audio_blocks
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def decode(
             elif codes.fingerprint != codec.fingerprint:
                 foreign.append(job.source)
             if len(jobs) == 1:
-                typer.echo(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz")
+                say(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz")
 
         try:
             run_jobs(jobs, work, verb="Decoding", debug=debug)

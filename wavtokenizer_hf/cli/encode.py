@@ -1,7 +1,6 @@
 """`wavtokenizer encode`: recordings to files of codes."""
 
 import enum
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +8,15 @@ import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES
+from wavtokenizer_hf.audio.shown import printable
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import torch
 
@@ -53,6 +55,7 @@ def encode(
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
+    allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -73,12 +76,13 @@ def encode(
             overwrite=overwrite,
         )
 
+        from wavtokenizer_hf.audio_input import versions
         from wavtokenizer_hf.cli.codec import load_codec
 
         codec = load_codec(model, "encoder", revision=revision, device=device, dtype=dtype.value)
 
         def work(job: Job) -> None:
-            audio_codes, num_samples = _encode(codec, job.source)
+            audio_codes, num_samples, reader = _encode(codec, job.source, allow_incomplete)
             codes = CodeFile(
                 audio_codes=audio_codes[0].numpy(),
                 sampling_rate=codec.config.sampling_rate,
@@ -87,34 +91,39 @@ def encode(
                 codebook_size=codec.config.codebook_size,
                 fingerprint=codec.fingerprint or "",
                 model=codec.name,
-                source=job.source.name,
+                source=printable(job.source.name),
+                reader=reader,
+                resampler=versions()["resampler"],
             )
             codes.save(job.target)
             if len(jobs) == 1:
-                typer.echo(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
+                say(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
 
         run_jobs(jobs, work, verb="Encoding", debug=debug)
 
 
-def _encode(codec: "Codec", path: Path) -> tuple["torch.Tensor", int]:
-    """Codes (1, 1, L) of a recording of any length, and its number of samples at the codec's rate."""
+def _encode(codec: "Codec", path: Path, allow_incomplete: bool) -> tuple["torch.Tensor", int, str]:
+    """Codes (1, 1, L) of a recording of any length, its number of samples at the codec's rate, and what decoded it."""
     import torch
 
-    from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio, prepare_blocks, read_blocks
+    from wavtokenizer_hf.audio_input import open_audio
+    from wavtokenizer_hf.feature_extraction_wavtokenizer import prepare_blocks
     from wavtokenizer_hf.streaming import encode_long
 
-    if codec.feature_extractor.peak_db is not None:  # the whole recording has to be seen before its first sample
-        clip = codec.feature_extractor(path, resample=True, return_tensors="pt")["input_values"]
-        with torch.inference_mode():
-            return codec.model.encode(clip.to(codec.model.device)).audio_codes.cpu(), clip.shape[-1]
-    with open_audio(path) as file:
-        rate = int(file.samplerate)
-    num_samples = 0
+    with open_audio(path, allow_incomplete=allow_incomplete) as recording:
+        rate, blocks = recording.sampling_rate, recording.blocks(10 * recording.sampling_rate)
+        extractor = codec.feature_extractor
+        if extractor.peak_db is not None:  # the whole recording has to be seen before its first sample
+            clip = extractor(recording.read(), sampling_rate=rate, resample=True, return_tensors="pt")["input_values"]
+            with torch.inference_mode():
+                audio_codes = codec.model.encode(clip.to(codec.model.device)).audio_codes.cpu()
+            return audio_codes, clip.shape[-1], recording.decoder
+        lengths: list[int] = []
 
-    def blocks() -> "Iterator[np.ndarray]":
-        nonlocal num_samples
-        for block in prepare_blocks(read_blocks(path), rate, codec.config.sampling_rate):
-            num_samples += len(block)
-            yield block
+        def counted() -> "Iterator[np.ndarray]":
+            for block in prepare_blocks(blocks, rate, codec.config.sampling_rate, recording.name):
+                lengths.append(len(block))
+                yield block
 
-    return encode_long(codec.model, blocks(), progress=False), num_samples
+        audio_codes = encode_long(codec.model, counted(), progress=False)
+        return audio_codes, sum(lengths), recording.decoder

@@ -2,9 +2,14 @@
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import typer
+
+from wavtokenizer_hf.audio.shown import folded, printable
+from wavtokenizer_hf.audio_input import RecordingWarning
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
@@ -12,7 +17,7 @@ _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
 
 def describe(error: BaseException) -> str:
     """The error's message on one line."""
-    message = " ".join(str(error).split())
+    message = folded(str(error))
     if isinstance(error, _EXPECTED) and message:
         return message
     return f"{type(error).__name__}{': ' if message else ''}{message} (--debug shows where)"
@@ -22,17 +27,45 @@ def report(error: BaseException, *, about: str = "", debug: bool = False) -> Non
     """Prints an error to stderr, with the traceback in front of it if `debug`."""
     if debug:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    message = describe(error)
-    typer.echo(f"error: {about}: {message}" if about and about not in message else f"error: {message}", err=True)
+    message, about = describe(error), printable(about)
+    say(f"error: {about}: {message}" if about and about not in message else f"error: {message}", err=True)
+
+
+def say(text: object, err: bool = False) -> None:
+    """Prints one line, in which nothing acts upon the terminal, whatever names it quotes."""
+    typer.echo(printable(str(text)), err=err)
 
 
 @contextlib.contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2."""
+    """Ends the command with status 1 and one line on any error inside the block; wrong use keeps its status 2.
+
+    What there is to say of recordings becomes a line, too.
+    """
     try:
-        yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
+        with _recordings_heard():
+            yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except typer.BadParameter as error:
+        error.message = folded(error.message)
         raise
     except Exception as error:
         report(error, debug=debug)
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _recordings_heard() -> Iterator[None]:
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, RecordingWarning):
+                say(f"warning: {folded(str(message))}", err=True)
+            else:
+                others(message, category, *place)
+
+        warnings.simplefilter("always", RecordingWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

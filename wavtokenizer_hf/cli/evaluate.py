@@ -1,7 +1,7 @@
 """`wavtokenizer evaluate`: how good a codec is, in figures and on a page."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 from wavtokenizer_hf.audio.manifest import find_entries
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import progress_bar, refuse_existing, warn_about
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ def evaluate(
             "matched by name without suffix.",
         ),
     ] = False,
+    frame_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="HZ",
+            help="With --pairs: frames a second of the codec that made DEG_DIR, for the tone at the frame rate.",
+            show_default="unknown",
+        ),
+    ] = None,
     metric_names: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +97,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
+    allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -102,6 +111,8 @@ def evaluate(
         first, second = _two_operands(operands, are_pairs)
         if are_pairs and (save_audio or bandwidth_id is not None):
             raise typer.BadParameter("--pairs runs no codec: --save-audio and --bandwidth-id do not go with it")
+        if frame_rate is not None and not are_pairs:
+            raise typer.BadParameter("--frame-rate goes with --pairs; a codec has its own")
         refuse_existing([output], overwrite)
 
         try:
@@ -127,13 +138,15 @@ def evaluate(
         place = find_device(device)
         pairs: Pairs
         if are_pairs:
-            pairs = FolderPairs(first, second)
+            pairs = FolderPairs(first, second, frame_rate, allow_incomplete=allow_incomplete)
             described = None
             title = f"{_name(second)} against {_name(first)}"
         else:
             codec = load_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
             check_bandwidth_id(bandwidth_id, codec.config)
-            pairs = CodecPairs(codec.model, codec.feature_extractor, entries, bandwidth_id)
+            pairs = CodecPairs(
+                codec.model, codec.feature_extractor, entries, bandwidth_id, allow_incomplete=allow_incomplete
+            )
             described = describe_model(codec.model, codec.name, codec.fingerprint)
             title = f"{codec.name} on {_name(second)}"
         if limit is not None:
@@ -151,6 +164,7 @@ def evaluate(
                 pairs,
                 metrics,
                 left_out=left_out,
+                asked={*(_split(metric_names) or ()), *models},
                 device=place,
                 seed=seed,
                 setting={"model": described, "data": _name(second), "machine": describe_machine(place)},
@@ -162,7 +176,11 @@ def evaluate(
             output, evaluation, pairs, title=title, subtitle=subtitle, num_pictures=num_pictures
         )
         _print(evaluation)
-        typer.echo(f"{page}: the page, beside results.json and results.md")
+        say(f"{page}: the page, beside results.json and results.md")
+        if not_measured := _not_measured(evaluation, left_out):
+            say(f"not measured: {not_measured}", err=True)
+        for line in evaluation.warnings():
+            say(f"warning: {line}", err=True)
         warn_about(save.clipped if save else [], "went beyond full scale and was clipped")
         _end(evaluation)
 
@@ -192,13 +210,22 @@ def _print(evaluation: "Evaluation") -> None:
     rows = [(row[0], row[2]) for row in score_table(evaluation).rows]  # the measure, and its value over all clips
     width = max(len(measure) for measure, _ in rows)
     for measure, value in rows:
-        typer.echo(f"{measure:<{width}}  {value}")
+        say(f"{measure:<{width}}  {value}")
+
+
+def _not_measured(evaluation: "Evaluation", left_out: Mapping[str, str]) -> str:
+    """What could not be measured at all, and why; metrics that wait to be asked for are no part of it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in evaluation.unavailable.items():
+        if name not in left_out:
+            names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(those)} ({reason})" for reason, those in names.items())
 
 
 def _end(evaluation: "Evaluation") -> None:
     """Names the clips that could not be measured at all, and exits with status 1 if there are any."""
     failed = [clip for clip in evaluation.clips if clip.failure]
     for clip in failed:
-        typer.echo(f"error: {clip.name}: {clip.failure}", err=True)
+        say(f"error: {clip.name}: {clip.failure}", err=True)
     if failed:
         raise typer.Exit(1)

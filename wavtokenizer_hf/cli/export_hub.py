@@ -7,7 +7,7 @@ import typer
 
 from wavtokenizer_hf.checkpoints import find_model
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 
 
 def export_hub(
@@ -53,4 +53,4 @@ def export_hub(
             overwrite=overwrite,
         )
         sizes = [path.stat().st_size for path in folder.iterdir()]
-        typer.echo(f"{directory}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
+        say(f"{directory}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")

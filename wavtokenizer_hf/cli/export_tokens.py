@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import refuse_existing
 
 
@@ -54,8 +54,8 @@ def export_tokens(
         refuse_existing(export.token_files(prefix, token_format.value), overwrite)
         exported = export.export_tokens(corpus, prefix, token_format.value, TokenIds(offset, begin, end))
         for path in exported.paths:
-            typer.echo(path)
-        typer.echo(
+            say(path)
+        say(
             f"{exported.num_documents:,} documents, {exported.num_tokens:,} tokens of the type {exported.dtype}",
             err=True,
         )

@@ -9,7 +9,7 @@ import typer
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.checkpoints import DEFAULT, find_model
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 
 
 def info(
@@ -36,7 +36,7 @@ def info(
             return
         width = max(map(len, facts))
         for name, value in facts.items():
-            typer.echo(f"{name:<{width}}  {_as_text(value)}")
+            say(f"{name:<{width}}  {_as_text(value)}")
 
 
 def _describe_codes(path: str) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from wavtokenizer_hf.audio.files import FoundFile, find_files
-from wavtokenizer_hf.cli.errors import report
+from wavtokenizer_hf.cli.errors import report, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -66,9 +66,9 @@ def plan_jobs(
         jobs = _lay_out(found, folder, suffix)
     if not any(job.source.exists() for job in jobs):
         raise typer.BadParameter(f"no such file: {_first_of([job.source for job in jobs])}")
-    sources = {job.source.resolve() for job in jobs}
+    sources = {os.path.realpath(job.source) for job in jobs}  # which a link that leads in a circle does not stop
     for job in jobs:
-        if job.target.resolve() in sources:
+        if os.path.realpath(job.target) in sources:
             raise typer.BadParameter(f"{job.target} is an input too: choose another output")
     refuse_existing([job.target for job in jobs], overwrite)
     return jobs
@@ -94,7 +94,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None], *, verb: str, deb
                 num_failed += 1
                 report(error, about=str(job.source), debug=debug)
     if len(jobs) > 1:
-        typer.echo(f"{verb}: {len(jobs) - num_failed} of {len(jobs)} files done", err=True)
+        say(f"{verb}: {len(jobs) - num_failed} of {len(jobs)} files done", err=True)
     if num_failed:
         raise typer.Exit(1)
 
@@ -120,7 +120,12 @@ def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:
 def warn_about(paths: Sequence[Path], what: str) -> None:
     """Prints one warning about any number of files."""
     if paths:
-        typer.echo(f"warning: {_first_of(paths)} {what}", err=True)
+        say(f"warning: {_first_of(paths)} {what}", err=True)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Such as `3 .txt, 1 hidden`."""
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
 def _first_of(paths: Sequence[Path]) -> str:
@@ -142,7 +147,7 @@ def _checked_file(path: Path, suffixes: Sequence[str], output_format: str | None
 
 
 def _lay_out(found: Sequence[FoundFile], folder: Path, suffix: str) -> list[Job]:
-    unique = {(file.path.resolve(), file.relative): file for file in found}.values()
+    unique = {(os.path.realpath(file.path), file.relative): file for file in found}.values()
     counts = collections.Counter(file.relative.with_suffix(suffix) for file in unique)
     sources: dict[Path, Path] = {}
     for file in unique:

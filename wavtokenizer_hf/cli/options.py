@@ -65,6 +65,14 @@ BandwidthId = Annotated[
         show_default="the model's own",
     ),
 ]
+AllowIncomplete = Annotated[
+    bool,
+    typer.Option(
+        "--allow-incomplete",
+        help="Take what there is of recordings that break off or lack something, with a warning. Without it they are "
+        "errors.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write over outputs that exist. Without it they are refused.")
 ]

@@ -8,7 +8,7 @@ import typer
 from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, WRITABLE_SUFFIXES, write_audio
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, refuse_existing, run_jobs, warn_about
 
 
@@ -42,6 +42,7 @@ def reconstruct(
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
+    allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
@@ -74,7 +75,9 @@ def reconstruct(
         clipped: list[Path] = []
 
         def work(job: Job) -> None:
-            clip = codec.feature_extractor(job.source, resample=True, return_tensors="pt")["input_values"]
+            clip = codec.feature_extractor(
+                job.source, resample=True, allow_incomplete=allow_incomplete, return_tensors="pt"
+            )["input_values"]
             with torch.inference_mode():
                 result = codec.model(clip.to(codec.model.device), bandwidth_id=bandwidth_id)
             samples = result.audio_values[0, 0].cpu().numpy()
@@ -82,7 +85,7 @@ def reconstruct(
                 clipped.append(job.target)
             if len(jobs) == 1:
                 duration_s = len(samples) / codec.config.sampling_rate
-                typer.echo(f"{job.target}: {duration_s:.2f} s from {result.audio_codes.shape[-1]} codes")
+                say(f"{job.target}: {duration_s:.2f} s from {result.audio_codes.shape[-1]} codes")
             if pages:
                 from wavtokenizer_hf.evaluation.report import write_report
 
@@ -97,7 +100,7 @@ def reconstruct(
                     source=f"{job.source.name} with {codec.name}",
                 )
                 if len(jobs) == 1:
-                    typer.echo(f"{page}: the comparison")
+                    say(f"{page}: the comparison")
 
         try:
             run_jobs(jobs, work, verb="Reconstructing", debug=debug)

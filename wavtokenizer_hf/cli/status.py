@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
     from wavtokenizer_hf.corpus.status import Status
@@ -18,6 +19,12 @@ def status(
         Path,
         typer.Argument(metavar="OUT", help="Folder of a corpus, which may be in the making.", show_default=False),
     ],
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every shard, and compare it with its checksums; status 1 if one is damaged."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -28,11 +35,13 @@ def status(
     with reporting(debug):
         from wavtokenizer_hf.corpus.status import read_status
 
-        read = read_status(out)
+        read = read_status(out, verify)
         if as_json:
             typer.echo(json.dumps(read.as_json(), indent=2))
         else:
             _print(read)
+        if read.damaged:
+            raise typer.Exit(1)
 
 
 def _print(read: "Status") -> None:
@@ -50,9 +59,14 @@ def _print(read: "Status") -> None:
     ]
     if use := values["codebook"]:
         rows.append(("codebook", f"{100 * use['usage']:.2f} % in use, {use['entropy_bits']:.3f} bits a code"))
+    if values["passed_over"]:
+        rows.append(("passed over", describe_counts(values["passed_over"])))
+    if read.damaged is not None:
+        rows.append(("damaged", f"{len(read.damaged):,} shards"))
+        rows += [(f"  shard {index}", why) for index, why in read.damaged.items()]
     if values["real_time_factor"]:
         rows.append(("speed", f"{values['real_time_factor']:,.0f} times real time since the last start"))
     if values["s_since_last_event"] is not None:
         rows.append(("last sign", f"{values['s_since_last_event']:,.0f} s ago"))
     for name, value in rows:
-        typer.echo(f"{name:<12}  {value}")
+        say(f"{name:<12}  {value}")

@@ -8,7 +8,8 @@ import typer
 
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
     from wavtokenizer_hf.corpus.statistics import Statistics
@@ -49,7 +50,8 @@ def tokenize_corpus(
         float | None,
         typer.Option(
             min=0.001,
-            help="About what encoding a batch may take. A longer recording goes through in pieces.",
+            help="About what encoding a batch may take; on a CPU each thread has one. A longer recording goes through "
+            "in pieces.",
             show_default="0.5 on a CPU, else 4",
         ),
     ] = None,
@@ -69,6 +71,7 @@ def tokenize_corpus(
             "--keep-silent", help="Tokenise recordings without a sound, too; else they are listed as errors."
         ),
     ] = False,
+    allow_incomplete: options.AllowIncomplete = False,
     split: Annotated[
         str | None, typer.Option(help="Split of a dataset on the Hub.", metavar="NAME", show_default="train")
     ] = None,
@@ -104,6 +107,9 @@ def tokenize_corpus(
     Example: wavtokenizer tokenize-corpus recordings codes
     """
     with reporting(debug):
+        # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
+        # when it computes for the first time in a process.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         if actors and not is_on_ray:
             raise typer.BadParameter("--actors goes with --ray")
 
@@ -131,14 +137,14 @@ def tokenize_corpus(
                     codec.model,
                     codec.feature_extractor,
                     CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
-                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent),
+                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete),
                     means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
                     processes=processes,
                     runner=RayRunner(actors) if is_on_ray else run.run_here,
                     shows_progress=True,
                 )
             except KeyboardInterrupt:
-                typer.echo("interrupted: the same command goes on where this one ended", err=True)
+                say("interrupted: the same command goes on where this one ended", err=True)
                 raise
             if processes.is_main:
                 _print(out, statistics)
@@ -151,13 +157,15 @@ def _num_workers() -> int:
 
 
 def _print(out: Path, statistics: "Statistics") -> None:
-    typer.echo(
+    say(
         f"{out}: {statistics.num_clips:,} clips, {statistics.hours:,.2f} hours, {statistics.num_codes:,} codes in "
         f"{statistics.num_shards:,} shards"
     )
+    if statistics.plan.passed_over:
+        say(f"passed over beside the recordings: {describe_counts(statistics.plan.passed_over)}", err=True)
     for kind, number in sorted(statistics.num_errors.items()):
-        typer.echo(f"left out: {number:,} {kind}", err=True)
+        say(f"left out: {number:,} {kind}", err=True)
     if not statistics.is_complete:
         missing = statistics.plan.num_shards - statistics.num_shards
-        typer.echo(f"{missing:,} shards are not there yet: run the same command again", err=True)
+        say(f"{missing:,} shards are not there yet: run the same command again", err=True)
         raise typer.Exit(1)

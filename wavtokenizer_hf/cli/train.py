@@ -6,8 +6,16 @@ from typing import Annotated
 
 import typer
 
+from wavtokenizer_hf.audio.shown import printable
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.errors import reporting, say
+
+
+class _PrintableLines(logging.Formatter):
+    """What is logged quotes names of files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _print_recipes(is_asked: bool) -> None:
@@ -57,6 +65,7 @@ def train(
             show_default="at the last step",
         ),
     ] = None,
+    allow_incomplete: options.AllowIncomplete = False,
     _recipes: Annotated[
         bool,
         typer.Option("--recipes", help="Name the recipes and exit.", callback=_print_recipes, is_eager=True),
@@ -72,10 +81,13 @@ def train(
     with reporting(debug):
         from wavtokenizer_hf.training.config import load_config
 
-        config = load_config(recipe, changes or [])
+        further = ["data.allow_incomplete=true"] if allow_incomplete else []
+        config = load_config(recipe, [*(changes or []), *further])
         run = out or Path("runs", Path(recipe).stem)
 
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_PrintableLines())
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         for noisy in ("accelerate", "transformers", "httpx"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -87,6 +99,6 @@ def train(
         disable_progress_bar()  # there would be one for each checkpoint
         progress = trainer.train(None if stop_after is None else 60 * stop_after)
         if trainer.accelerator.is_main_process:
-            typer.echo(f"{run}: {progress.step} of {config.max_steps} steps")
+            say(f"{run}: {progress.step} of {config.max_steps} steps")
         if trainer.stopped_by is not None and progress.step < config.max_steps:
             raise typer.Exit(128 + trainer.stopped_by)  # as a shell reports a command that a signal ended

@@ -8,6 +8,7 @@ import torch
 
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.audio.codebook_use import codebook_use
+from wavtokenizer_hf.audio.shown import markdown
 from wavtokenizer_hf.corpus.plan import Plan
 from wavtokenizer_hf.corpus.statistics import Statistics
 
@@ -22,7 +23,11 @@ def write_card(plan: Plan, statistics: Statistics | None = None) -> None:
     """
     text = files(__package__).joinpath("dataset_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: markdown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     card = environment.from_string(text).render(
         plan=plan,

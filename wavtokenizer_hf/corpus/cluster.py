@@ -14,6 +14,7 @@ from wavtokenizer_hf.corpus.log import RunLog
 from wavtokenizer_hf.corpus.progress import Progress
 from wavtokenizer_hf.corpus.run import Job
 from wavtokenizer_hf.corpus.shards import read_record, write_shard
+from wavtokenizer_hf.corpus.worker import fused_encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,8 @@ class ShardActor:
 
 
 def _portable(job: Job) -> Job:
-    """The job with a model that can travel: on the CPU, and without weight norm, which cannot be pickled."""
-    model = job.model if job.model.is_fused else job.model.fuse()
-    return dataclasses.replace(job, model=copy.deepcopy(model).cpu())
+    """The job with a model that can travel: a copy on the CPU, without weight norm, which cannot be pickled."""
+    return dataclasses.replace(job, model=copy.deepcopy(fused_encoder(job.model)).cpu())
 
 
 def _default_actors(resources: dict[str, float], num_workers: int) -> int:

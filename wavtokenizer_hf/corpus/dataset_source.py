@@ -1,8 +1,9 @@
 """Clips in a Hugging Face dataset."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ class DatasetSource:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    passed_over: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def name(self) -> str:
@@ -46,6 +48,8 @@ class DatasetSource:
         return AudioRows(dataset, self.location)
 
     def clips(self) -> Iterator[PlannedClip]:
+        self.passed_over.clear()
+        self.passed_over.update(f"column {name}" for name in self._rows.other_columns)
         for row, columns in enumerate(self._rows.columns()):
             yield PlannedClip(id=f"{row:09}", source=f"{self.name}[{row}]", row=row, columns=columns)
 

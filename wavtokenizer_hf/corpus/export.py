@@ -2,25 +2,22 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.corpus.megatron import write_megatron
 from wavtokenizer_hf.corpus.npy import write_npy
 from wavtokenizer_hf.corpus.plan import Plan, load_plan
-from wavtokenizer_hf.corpus.shards import read_records, shard_path
+from wavtokenizer_hf.corpus.shards import DamagedShardError, read_batches, read_record, read_records
 from wavtokenizer_hf.corpus.statistics import sum_up
 from wavtokenizer_hf.corpus.token_ids import Documents, TokenIds
 
 TokenFormat = Literal["megatron", "npy"]
-
-_CLIPS_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,7 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
 
     Raises:
         FileNotFoundError: If there is no corpus.
-        ValueError: If it is not finished, or the ids do not go together.
+        ValueError: If it is not finished or damaged, or the ids do not go together; nothing is written then.
     """
     plan = load_plan(corpus)
     token_ids.check(plan.codec.codebook_size)
@@ -59,7 +56,7 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
         )
     num_tokens = statistics.num_codes + token_ids.num_added * statistics.num_clips
     greatest_id = token_ids.greatest(plan.codec.codebook_size)
-    documents = _documents(plan, token_ids)
+    documents = _Counted(_documents(plan, token_ids), statistics.num_clips, num_tokens)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     paths = token_files(prefix, token_format)
     if token_format == "megatron":
@@ -82,9 +79,41 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
 
 
 def _documents(plan: Plan, token_ids: TokenIds) -> Iterator[Documents]:
+    """Those of all shards, as far as each is what its record says.
+
+    Raises:
+        DamagedShardError: See `shards.read_batches`.
+    """
     for index in range(plan.num_shards):
-        file = pq.ParquetFile(shard_path(plan, index))
-        for batch in file.iter_batches(_CLIPS_AT_ONCE, columns=["codes"]):
+        record = read_record(plan, index)
+        if record is None:
+            raise DamagedShardError(plan, index, "it was there a moment ago, and is not any more")
+        for batch in read_batches(plan, record):
             codes = batch.column("codes")
             lengths = pc.list_value_length(codes).to_numpy().astype(np.int64)
             yield token_ids.documents(codes.flatten().to_numpy(), lengths)
+
+
+class _Counted:
+    """Documents on their way to a file, which are counted."""
+
+    def __init__(self, documents: Iterable[Documents], num_documents: int, num_tokens: int):
+        self._documents = documents
+        self._expected = (num_documents, num_tokens)
+
+    def __iter__(self) -> Iterator[Documents]:
+        """As they come.
+
+        Raises:
+            ValueError: At the end, if there were more or fewer than expected.
+        """
+        num_documents = num_tokens = 0
+        for some in self._documents:
+            num_documents += len(some.lengths)
+            num_tokens += len(some.token_ids)
+            yield some
+        if (num_documents, num_tokens) != self._expected:
+            raise ValueError(
+                f"expected {self._expected[0]:,} documents of {self._expected[1]:,} tokens, and the shards hold "
+                f"{num_documents:,} of {num_tokens:,}: is another process at work in the corpus?"
+            )

@@ -1,16 +1,17 @@
 """Clips that lie in audio files of their own."""
 
-import contextlib
-import io
 import itertools
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from wavtokenizer_hf.audio.manifest import PATH_COLUMNS, Entry, iterate_entries
+from wavtokenizer_hf.audio.named_bytes import NamedBytes
 from wavtokenizer_hf.corpus.clip import PlannedClip
 
 _ID_COLUMN = "id"
@@ -29,6 +30,7 @@ class FileSource:
     """
 
     location: str
+    passed_over: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def name(self) -> str:
@@ -39,7 +41,8 @@ class FileSource:
         return ""
 
     def clips(self) -> Iterator[PlannedClip]:
-        entries = iterate_entries(self.location)
+        self.passed_over.clear()
+        entries = iterate_entries(self.location, self.passed_over)
         with ThreadPoolExecutor(_NUM_THREADS) as threads:
             while some := list(itertools.islice(entries, _NUM_AT_ONCE)):
                 yield from threads.map(_planned, some)
@@ -48,18 +51,28 @@ class FileSource:
         try:
             clip.path.encode("utf-8")
         except UnicodeEncodeError:  # soundfile opens no file whose name is not text
-            return io.BytesIO(Path(clip.path).read_bytes())
+            return NamedBytes(Path(clip.path).read_bytes(), clip.source)
         return Path(clip.path)
 
 
 def _planned(entry: Entry) -> PlannedClip:
+    if entry.problem:
+        return PlannedClip(entry.name, entry.name, problem=entry.problem)
     named = next((name for name in PATH_COLUMNS if entry.columns.get(name, "").strip()), "")
     columns = {name: text for name, text in entry.columns.items() if name not in (named, _ID_COLUMN)}
     path = entry.path.absolute()
-    size, mtime_ns = None, None
-    with contextlib.suppress(OSError):  # reading it will tell what is wrong
+    size, mtime_ns, problem = None, None, ""
+    try:
         seen = os.stat(path)
         size, mtime_ns = seen.st_size, seen.st_mtime_ns
+        if stat.S_ISDIR(seen.st_mode):
+            os.scandir(path).close()  # a folder is listed itself where this is not allowed
+    except ValueError:
+        path, problem = Path(), "no file can have such a name"
+    except PermissionError as error:
+        problem = f"it cannot be opened: {error.strerror}"
+    except OSError:
+        pass  # reading it will tell what is wrong
     return PlannedClip(
         id=entry.columns.get(_ID_COLUMN, "").strip() or entry.name,
         source=entry.columns[named].strip() if named else entry.name,
@@ -68,5 +81,6 @@ def _planned(entry: Entry) -> PlannedClip:
         mtime_ns=mtime_ns,
         start_s=entry.start_s,
         end_s=entry.end_s,
+        problem=problem,
         columns=columns,
     )

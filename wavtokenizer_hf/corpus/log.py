@@ -1,5 +1,6 @@
 """What a run does, as lines of JSON for programs."""
 
+import contextlib
 import json
 import os
 import socket
@@ -8,10 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wavtokenizer_hf.corpus.plan import CodecInfo
+from wavtokenizer_hf.corpus.plan import LOG, CodecInfo
 from wavtokenizer_hf.corpus.shards import ShardRecord
-
-FOLDER = Path("log")
 
 
 class RunLog:
@@ -23,7 +22,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, process: int = 0):
-        self._path = folder / FOLDER / f"{process:05}.jsonl"
+        self._path = folder / LOG / f"{process:05}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "ab+") as file:
             if file.tell():
@@ -61,9 +60,9 @@ class RunLog:
 
 def read_logs(folder: Path) -> Iterator[dict[str, Any]]:
     """All entries, file by file. Lines that were cut short are passed over."""
-    for path in sorted((folder / FOLDER).glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue
+    for path in sorted((folder / LOG).glob("*.jsonl")):
+        for line in path.read_bytes().split(b"\n"):  # a line of text ends at other characters, too
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and {"time", "event"} <= entry.keys():
+                    yield entry

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wavtokenizer_hf.corpus.clip import PlannedClip
-from wavtokenizer_hf.corpus.reader import SILENCE, SILENT_PEAK, ClipReader, Failure, LongClip, failure_of
+from wavtokenizer_hf.corpus.reader import ClipReader, Failure, LongClip, failure_of, silence_of
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 from wavtokenizer_hf.streaming import encode_long
 
@@ -27,13 +27,15 @@ def encode_long_clip(
         reader: What the clip was found with.
         read_blocks: The clip, in pieces (C, n) of any lengths at its own rate.
     """
-    num_frames, peak = 0, 0.0
+    num_frames, peak, mono_peak = 0, 0.0, 0.0
 
     def blocks() -> Iterator[np.ndarray]:
-        nonlocal num_frames, peak
+        nonlocal num_frames, peak, mono_peak
         for block in read_blocks:
             num_frames += block.shape[-1]
-            peak = max(peak, float(np.abs(block.mean(axis=0)).max()))
+            peak = max(peak, float(np.abs(block).max()))
+            with np.errstate(invalid="ignore", over="ignore"):
+                mono_peak = max(mono_peak, float(np.abs(block.mean(axis=0)).max()))
             yield block
 
     try:
@@ -44,7 +46,8 @@ def encode_long_clip(
         raise
     except Exception as error:
         return failure_of(clip, error)
-    if peak <= SILENT_PEAK and not reader.keep_silent:
-        return SILENCE
+    silence = silence_of(peak, mono_peak)
+    if silence is not None and not reader.keep_silent:
+        return silence
     num_samples = -(-num_frames * reader.feature_extractor.sampling_rate // found.sampling_rate)
     return audio_codes[0, 0].numpy(), num_samples

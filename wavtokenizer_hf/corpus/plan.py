@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio_input import versions
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.source import Source
@@ -24,7 +25,9 @@ from wavtokenizer_hf.corpus.source import Source
 FORMAT = "wavtokenizer-corpus"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOG = Path("log")
 CLIPS = Path("plan", "clips.parquet")
+_BEFORE_THE_PLAN = (CLIPS.parent.name, LOG.name)
 # What the table of codes says of a clip; a kept column of such a name gets a prefix.
 OWN_COLUMNS = ("id", "codes", "num_samples", "duration", "source")
 _PREFIX = "input_"
@@ -34,6 +37,7 @@ _NAMES = {
     "source": "source",
     "offset": "place in its archive",
     "size": "size",
+    "archive_size": "size of its archive",
     "mtime_ns": "time of change",
     "row": "row",
     "start_s": "start",
@@ -49,11 +53,13 @@ _SCHEMA = pa.schema(
         pa.field("path", pa.binary(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64()),
+        pa.field("archive_size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64()),
         pa.field("problem", pa.string(), nullable=False),
+        pa.field("problem_kind", pa.string(), nullable=False),
         pa.field("columns", pa.map_(pa.string(), pa.string()), nullable=False),
     ]
 )
@@ -69,6 +75,7 @@ class Settings:
         shard_mb: Recordings of a shard come to about so many megabytes at most, where their sizes are known.
         max_hours: A longer recording is refused.
         keep_silent: Whether recordings without a sound are tokenised, too, instead of being listed as errors.
+        allow_incomplete: Whether to take what there is of recordings that break off; without it they are errors.
     """
 
     dtype: str = "float32"
@@ -76,6 +83,13 @@ class Settings:
     shard_mb: float = 1024.0
     max_hours: float = 24.0
     keep_silent: bool = False
+    allow_incomplete: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells settings apart; those that came later count only where they are used, so that plans go on."""
+        values = dataclasses.asdict(self)
+        return values if self.allow_incomplete else {k: v for k, v in values.items() if k != "allow_incomplete"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +129,8 @@ class Plan:
         digest: Tells it from every other plan.
         inputs: Digest of the recordings alone.
         columns: Those that are kept, by what the corpus calls them.
+        passed_over: What lay beside the recordings, counted by suffix.
+        reading: What decodes and resamples, with versions; see `audio_input.versions`. Empty in older corpora.
     """
 
     folder: Path
@@ -126,6 +142,8 @@ class Plan:
     columns: dict[str, str]
     num_clips: int
     num_shards: int
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+    reading: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def shard(self, index: int) -> Shard:
         rows = self._table.read_row_group(index).to_pylist()
@@ -153,11 +171,9 @@ def make_plan(
 
     Raises:
         FileExistsError: If the folder holds another plan, or anything else.
-        FileNotFoundError, ValueError: If the source holds nothing, or two clips have one id.
+        FileNotFoundError, ValueError: If the source holds nothing, nothing but problems, or two clips of one id.
     """
-    before = load_plan(folder) if (folder / MANIFEST).is_file() else None
-    if before is None and folder.exists() and any(path.name != CLIPS.parent.name for path in folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else than a corpus: choose another folder, or empty it")
+    before = find_plan(folder)
     (folder / CLIPS).parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder / CLIPS) as unfinished:
         listing = _Listing(source.identity, on_listed)
@@ -165,12 +181,12 @@ def make_plan(
             for clips in _cut(listing.of(source.clips()), settings):
                 writer.write_table(_table(clips), row_group_size=len(clips))
                 listing.num_shards += 1
-        if not listing.num_clips:
-            raise ValueError(f"{source.name} holds no recording")
+        if listing.num_clips == listing.num_problems:
+            raise ValueError(f"{source.name} holds no recording{listing.first_problem}")
         inputs = listing.digest.hexdigest()
         plan = Plan(
             folder,
-            _digest([inputs, codec.fingerprint, dataclasses.asdict(settings)]),
+            _digest([inputs, codec.fingerprint, settings.identity]),
             inputs,
             source.name,
             codec,
@@ -178,6 +194,8 @@ def make_plan(
             _output_names(listing.columns),
             listing.num_clips,
             listing.num_shards,
+            dict(sorted(source.passed_over.items())),
+            versions(),
         )
         if before is not None and before.digest != plan.digest:
             change = _first_change(_listed(folder / CLIPS), _listed(unfinished))
@@ -188,6 +206,20 @@ def make_plan(
     if before is None:
         _write_manifest(plan)
     return plan
+
+
+def find_plan(folder: Path) -> Plan | None:
+    """The plan of a corpus, and `None` if there is none yet.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ValueError: As `load_plan`.
+    """
+    if (folder / MANIFEST).is_file():
+        return load_plan(folder)
+    if folder.exists() and any(path.name not in _BEFORE_THE_PLAN for path in folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else than a corpus: choose another folder, or empty it")
+    return None
 
 
 def load_plan(folder: Path) -> Plan:
@@ -211,6 +243,8 @@ def load_plan(folder: Path) -> Plan:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format version is {content['format_version']!r}, not {FORMAT_VERSION}")
+        for later in ("passed_over", "reading"):
+            content.setdefault(later, {})
         values = {field.name: content[field.name] for field in dataclasses.fields(Plan) if field.name != "folder"}
         values |= {"codec": CodecInfo(**values["codec"]), "settings": Settings(**values["settings"])}
     except (ValueError, KeyError, TypeError) as error:
@@ -226,6 +260,8 @@ class _Listing:
         self.digest = hashlib.sha256(identity.encode())
         self.columns: dict[str, None] = {}
         self.num_clips = 0
+        self.num_problems = 0
+        self.first_problem = ""
         self.num_shards = 0
 
     def of(self, clips: Iterable[PlannedClip]) -> Iterator[PlannedClip]:
@@ -240,6 +276,9 @@ class _Listing:
             self.digest.update(json.dumps(clip.identity, ensure_ascii=False).encode() + b"\n")
             self.columns |= dict.fromkeys(clip.columns)
             self.num_clips += 1
+            self.num_problems += bool(clip.problem)
+            if clip.problem and not self.first_problem:
+                self.first_problem = f": {clip.source}: {clip.problem}"
             if self.num_clips % _TELL_EVERY == 0:
                 self._on_listed(self.num_clips)
             yield clip

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -33,6 +34,7 @@ class Prefetcher:
         timeout_s: Longest wait for one clip, or for a block of a long one.
         ahead_samples: About how many samples to hold ready, judged by the clips so far.
         start_method: How a process comes about; see `multiprocessing`.
+        first_start_method: How those come about that are there from the start, as soon as the first clip is asked for.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Prefetcher:
         timeout_s: float,
         ahead_samples: int,
         start_method: str = "spawn",
+        first_start_method: str | None = None,
     ):
         self._reader = reader
         self._num_workers = num_workers
@@ -50,6 +53,7 @@ class Prefetcher:
         self._ahead_samples = ahead_samples
         self._num_read, self._samples_read = 1, ahead_samples  # until more is known, one at a time
         self._start_method = start_method
+        self._first_start_method = first_start_method or start_method
         self._pool: ProcessPoolExecutor | None = None
         self._long_pool: ProcessPoolExecutor | None = None
 
@@ -93,7 +97,7 @@ class Prefetcher:
             yield from self._reader.read_blocks(clip, block_s)
             return
         if self._long_pool is None:
-            self._long_pool = self._new_pool(1)
+            self._long_pool = self._new_pool(1, self._start_method)
         try:
             self._long_pool.submit(_open_blocks, clip, block_s)
             under_way = collections.deque(self._long_pool.submit(_next_block) for _ in range(_LEAST_AHEAD))
@@ -137,7 +141,7 @@ class Prefetcher:
             return Failure("crashed", "the process that read it died")
         return Failure("timed out", f"it was not read within {self._timeout_s:g} s")
 
-    def _new_pool(self, num_workers: int) -> ProcessPoolExecutor:
+    def _new_pool(self, num_workers: int, start_method: str) -> ProcessPoolExecutor:
         """Processes that are ready: starting takes seconds, which are not the first clip's.
 
         Raises:
@@ -145,12 +149,14 @@ class Prefetcher:
         """
         pool = ProcessPoolExecutor(
             num_workers,
-            mp_context=multiprocessing.get_context(self._start_method),
+            mp_context=multiprocessing.get_context(start_method),
             initializer=_begin,
             initargs=(self._reader,),
         )
         try:
-            with _interrupts_held():
+            with _interrupts_held(), warnings.catch_warnings():
+                # Of threads that have nothing to do with reading, such as the one of a progress bar.
+                warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
                 ready = pool.submit(os.getpid)
             ready.result()
         except BrokenExecutor as error:
@@ -163,7 +169,8 @@ class Prefetcher:
 
     def _submit(self, clip: PlannedClip) -> Future[Outcome]:
         if self._pool is None:
-            self._pool = self._new_pool(self._num_workers)
+            self._pool = self._new_pool(self._num_workers, self._first_start_method)
+            self._first_start_method = self._start_method
         try:
             with _interrupts_held():
                 return self._pool.submit(_read, clip)
@@ -204,8 +211,10 @@ _blocks: list[Iterator[np.ndarray | Failure]] = []
 def _begin(reader: ClipReader) -> None:
     """What a reading process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key press reaches every process, and the one that waits decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
     _readers[:] = [reader]
 
 

@@ -34,6 +34,18 @@ def listing(*, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
         yield lambda num_clips: line.update(f"Listing recordings: {num_clips:,}")
 
 
+def checking(shards: Sequence[int], *, is_shown: bool = True) -> Iterator[int]:
+    """The shards, while a terminal shows how many were looked through."""
+    console = Console(stderr=True)
+    if not (is_shown and console.is_terminal):
+        yield from shards
+        return
+    with console.status("Checking shards") as line:
+        for number, shard in enumerate(shards):
+            line.update(f"Checking shards: {number:,} of {len(shards):,}")
+            yield shard
+
+
 class _Figures(ProgressColumn):
     """All that is said, on a second line where the terminal is narrow: nothing is cut off."""
 
@@ -95,6 +107,11 @@ class Progress:
         if self._has_lines and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._bar.console.print(self._figures_column.render(self._bar.tasks[0]), soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self._bar.disable:
+            self._bar.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def watch(self, shards: Sequence[int]) -> None:
         """Counts shards that other processes make, as they appear."""

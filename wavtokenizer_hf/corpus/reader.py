@@ -4,23 +4,21 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from wavtokenizer_hf.corpus.clip import PlannedClip
+from wavtokenizer_hf.audio_input import SILENT_PEAK, Recording, open_audio
+from wavtokenizer_hf.corpus.clip import PlannedClip, as_plain_text
 from wavtokenizer_hf.corpus.source import Source
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor, open_audio
+from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 
-# One step of 16 bits: what stays below it is silence, with or without dither.
-SILENT_PEAK = 2.0**-15
-# Some formats only estimate their length.
+# A part may end so much behind its recording: lists are rounded.
 _MISSING_S = 0.1
-# After each read, soundfile seeks to where the decoder already is. An MP3 decoder then goes on undisturbed only where
-# a frame begins, and these have 1152 samples or half of that.
-_MP3_FRAME = 1152
+# How Python shows an object without a name: otherwise in each run.
+_IN_MEMORY = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +57,14 @@ class Failure:
 Outcome = ReadClip | LongClip | Failure
 
 SILENCE = Failure("silent", "nothing in it is louder than one step of 16 bits")
+CANCELLED = Failure("cancelled", "its channels cancel each other out when they are averaged: one may be inverted")
+
+
+def silence_of(peak: float, mono_peak: float) -> Failure | None:
+    """What keeps a clip without a sound from being encoded, by the peaks of its channels and of their mean."""
+    if mono_peak > SILENT_PEAK:
+        return None
+    return CANCELLED if peak > SILENT_PEAK else SILENCE
 
 
 class ClipReader:
@@ -69,6 +75,7 @@ class ClipReader:
         long_samples: A clip of more samples at the codec's rate is left to be read in pieces.
         max_hours: A clip that lasts longer, or says so, is refused.
         keep_silent: Whether clips without a sound are read like others.
+        allow_incomplete: Whether to take what there is of recordings that break off, with a warning.
     """
 
     def __init__(
@@ -79,12 +86,14 @@ class ClipReader:
         long_samples: float = math.inf,
         max_hours: float = math.inf,
         keep_silent: bool = False,
+        allow_incomplete: bool = False,
     ):
         self.source = source
         self.feature_extractor = feature_extractor
         self.long_samples = long_samples
         self.max_hours = max_hours
         self.keep_silent = keep_silent
+        self.allow_incomplete = allow_incomplete
 
     def read(self, clip: PlannedClip) -> Outcome:
         """Reads a clip, unless it is a long one.
@@ -97,38 +106,45 @@ class ClipReader:
         if failure is not None:
             return failure
         try:
-            with self._section(clip) as section:
-                if section.duration_s * self.feature_extractor.sampling_rate > self.long_samples:
-                    return LongClip(section.rate, section.num_frames)
-                samples = section.read()
-            features = self.feature_extractor(samples, sampling_rate=section.rate, resample=True)
+            with self._part(clip) as (recording, start, stop):
+                rate = recording.sampling_rate
+                if (stop - start) / rate * self.feature_extractor.sampling_rate > self.long_samples:
+                    return LongClip(rate, stop - start)
+                samples = recording.read(start, stop)
+            features = self.feature_extractor(samples, sampling_rate=rate, resample=True)
         except Exception as error:
             return failure_of(clip, error)
-        samples = features["input_values"][0, 0]  # (1, 1, T) -> (T,)
-        return SILENCE if np.abs(samples).max() <= SILENT_PEAK and not self.keep_silent else ReadClip(samples)
+        silence = None if self.keep_silent else silence_of(recording.peak, recording.mono_peak)
+        return silence or ReadClip(features["input_values"][0, 0])  # (1, 1, T) -> (T,)
 
     def read_blocks(self, clip: PlannedClip, block_s: float) -> Iterator[np.ndarray]:
         """Reads a long clip in pieces (C, n) at its own rate; what goes wrong is raised as it comes."""
-        with self._section(clip) as section:
-            yield from section.blocks(block_s)
+        with self._part(clip) as (recording, start, stop):
+            yield from recording.blocks(max(1, round(block_s * recording.sampling_rate)), start, stop)
 
     @contextlib.contextmanager
-    def _section(self, clip: PlannedClip) -> Iterator["_Section"]:
-        with open_audio(self.source.open(clip)) as file:
-            rate = int(file.samplerate)
-            start = round(clip.start_s * rate)
-            end = file.frames if clip.end_s is None else min(file.frames, round(clip.end_s * rate))
-            section = _Section(file, rate, start, end - start)
-            if section.num_frames <= 0:
-                raise RefusalError("empty", f"the recording ends at {file.frames / rate:g} s and has no sample")
-            if section.duration_s > 3600 * self.max_hours:
-                raise RefusalError("too long", f"it says that it lasts {section.duration_s / 3600:.3g} hours")
-            yield section
+    def _part(self, clip: PlannedClip) -> Iterator[tuple[Recording, int, int]]:
+        """The open recording of a clip, and its first sample and the one behind its last there."""
+        source = self.source.open(clip)
+        with open_audio(source, name=clip.source, allow_incomplete=self.allow_incomplete) as recording:
+            emptiness = recording.emptiness(clip.start_s, clip.end_s)
+            if emptiness:
+                raise RefusalError("empty", emptiness)
+            if clip.end_s is not None and clip.end_s > recording.duration_s + _MISSING_S:
+                raise RefusalError(
+                    "past the end",
+                    f"the part ends at {clip.end_s:g} s, and the recording at {recording.duration_s:g} s",
+                )
+            start, stop = recording.bounds(clip.start_s, clip.end_s)
+            hours = (stop - start) / recording.sampling_rate / 3600
+            if hours > self.max_hours:
+                raise RefusalError("too long", f"it says that it lasts {hours:.3g} hours")
+            yield recording, start, stop
 
     @staticmethod
     def _seen_before_opening(clip: PlannedClip) -> Failure | None:
         if clip.problem:
-            return Failure("unreadable", clip.problem)
+            return Failure(clip.problem_kind, clip.problem)
         if not clip.path:
             return None
         try:
@@ -142,7 +158,8 @@ class ClipReader:
             return _unreadable(clip, str(error))
         if not stat.S_ISREG(seen.st_mode):
             return Failure("not a file", "it is a folder, a pipe or a device, and may never end")
-        if clip.mtime_ns is not None and seen.st_mtime_ns != clip.mtime_ns:
+        size = clip.size if clip.archive_size is None else clip.archive_size
+        if clip.mtime_ns is not None and (seen.st_mtime_ns, seen.st_size) != (clip.mtime_ns, size):
             return Failure("changed", "its file was changed after the run was planned")
         return Failure("empty", "its file holds nothing") if 0 in (seen.st_size, clip.size) else None
 
@@ -153,45 +170,6 @@ class RefusalError(Exception):
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
         self.kind = kind
-
-
-@dataclasses.dataclass(frozen=True)
-class _Section:
-    """The part of an open file that a clip is."""
-
-    file: Any
-    rate: int
-    start: int
-    num_frames: int
-
-    @property
-    def duration_s(self) -> float:
-        return self.num_frames / self.rate
-
-    def read(self) -> np.ndarray:
-        """All of it, (C, N)."""
-        (samples,) = self._pieces(self.num_frames)
-        return samples
-
-    def blocks(self, block_s: float) -> Iterator[np.ndarray]:
-        """Pieces (C, n)."""
-        first = _MP3_FRAME - self.start % _MP3_FRAME
-        return self._pieces(first, _MP3_FRAME * max(1, round(block_s * self.rate / _MP3_FRAME)))
-
-    def _pieces(self, first: int, others: int = 0) -> Iterator[np.ndarray]:
-        if self.start:
-            self.file.seek(self.start)
-        num_read = 0
-        while num_read < self.num_frames:
-            wanted = min(others if num_read else first, self.num_frames - num_read)
-            block = self.file.read(wanted, dtype="float32", always_2d=True)
-            num_read += len(block)
-            if len(block):
-                yield block.T  # (n, C) -> (C, n)
-            if len(block) < wanted:
-                break
-        if num_read < self.num_frames - _MISSING_S * self.rate or not num_read:
-            raise ValueError(f"it breaks off after {num_read / self.rate:g} of {self.duration_s:g} s")
 
 
 def failure_of(clip: PlannedClip, error: Exception) -> Failure:
@@ -211,6 +189,6 @@ def failure_of(clip: PlannedClip, error: Exception) -> Failure:
 
 
 def _unreadable(clip: PlannedClip, reason: str) -> Failure:
-    """What a decoder says, on one line, and without where this machine keeps the file."""
-    reason = " ".join(reason.split())
+    """What a decoder says, on one line, without where this machine keeps the file and what a process calls it."""
+    reason = _IN_MEMORY.sub(clip.source, " ".join(as_plain_text(reason).split()))
     return Failure("unreadable", reason.replace(clip.path, clip.source) if clip.path else reason)

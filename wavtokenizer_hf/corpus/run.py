@@ -6,12 +6,23 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.corpus.card import write_card
 from wavtokenizer_hf.corpus.launch import Processes
+from wavtokenizer_hf.corpus.lock import only_run_in
 from wavtokenizer_hf.corpus.log import RunLog
-from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, make_plan
-from wavtokenizer_hf.corpus.progress import Progress, listing
-from wavtokenizer_hf.corpus.shards import HOW_TO_GO_ON, read_record, read_records, remove_unfinished, write_shard
+from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, find_plan, make_plan
+from wavtokenizer_hf.corpus.progress import Progress, checking, listing
+from wavtokenizer_hf.corpus.shards import (
+    HOW_TO_GO_ON,
+    TORN,
+    damage_of,
+    read_record,
+    read_records,
+    remove_unfinished,
+    shard_path,
+    write_shard,
+)
 from wavtokenizer_hf.corpus.source import Source
 from wavtokenizer_hf.corpus.statistics import Statistics, sum_up, write_statistics
 from wavtokenizer_hf.corpus.worker import Means, OnClips, Worker
@@ -29,9 +40,15 @@ class Job:
     feature_extractor: WavTokenizerFeatureExtractor
     means: Means
 
-    def worker(self, on_clips: OnClips | None = None) -> Worker:
+    def worker(self, on_clips: OnClips | None = None, forks: bool = False) -> Worker:
         return Worker(
-            self.model, self.feature_extractor, self.source, self.plan.settings, self.means, on_clips=on_clips
+            self.model,
+            self.feature_extractor,
+            self.source,
+            self.plan.settings,
+            self.means,
+            on_clips=on_clips,
+            forks=forks,
         )
 
 
@@ -42,7 +59,7 @@ Runner = Callable[[Job, Sequence[int], RunLog, Progress], None]
 
 def run_here(job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -> None:
     """Makes shards one after the other in this process."""
-    with contextlib.closing(job.worker(progress.add)) as worker:
+    with contextlib.closing(job.worker(progress.add, forks=True)) as worker:
         for result in worker.encode(job.plan.shard(index) for index in shards):
             log.shard(write_shard(job.plan, result), job.plan.codec, wall_s=result.wall_s)
 
@@ -75,8 +92,7 @@ def tokenize_corpus(
 
     Args:
         folder: New, empty, or that of an earlier call with the same recordings, model and settings.
-        model: The whole one or the encoder, in eval mode, on its device; its weight norm is merged away, which changes
-            no code.
+        model: The whole one or the encoder, in eval mode, on its device; it stays as it is.
         codec: Says which model it is.
         means: How the work is done; it may differ from call to call.
         processes: Those that call this together with the same arguments; see `launch`.
@@ -88,30 +104,39 @@ def tokenize_corpus(
     Raises:
         FileExistsError: If the folder holds another corpus, or anything else.
         FileNotFoundError, ValueError: If the source cannot be listed, or is gone in the middle.
+        ValueError: If the feature extractor is another codec's.
+        RuntimeError: If another run is at work in the folder.
         OSError: If a shard cannot be written. Shards that are finished stay, and a further call goes on.
     """
+    check_same_codec(feature_extractor, model.config)
     processes = processes or Processes()
     means = means or Means()
     folder = folder.absolute()
 
-    def begin() -> tuple[Plan, list[int], Statistics]:
+    def begin() -> tuple[Plan, list[int], Statistics, dict[int, str]]:
+        find_plan(folder)  # which refuses a folder of something else before anything is written there
+        held.enter_context(only_run_in(folder))
         with listing(is_shown=shows_progress) as on_listed:
             plan = make_plan(folder, source, codec, settings or Settings(), on_listed)
         remove_unfinished(plan)
         before = Statistics(plan)
-        pending = []
-        for index in range(plan.num_shards):
+        pending, damage = [], {}
+        for index in checking(range(plan.num_shards), is_shown=shows_progress):
             record = read_record(plan, index)
-            if record is None:
-                pending.append(index)
-            else:
+            if record is None and shard_path(plan, index).exists():
+                damage[index] = TORN
+            elif record is not None and (reason := damage_of(plan, record)):
+                damage[index] = reason
+            elif record is not None:
                 before.add(record)
+                continue
+            pending.append(index)
         if pending:
             write_card(plan)
-        return plan, pending, before
+        return plan, pending, before, damage
 
-    with _telling_how_to_go_on(folder):
-        plan, pending, before = processes.from_main(begin)
+    with contextlib.ExitStack() as held, _telling_how_to_go_on(folder):
+        plan, pending, before, damage = processes.from_main(begin)
         own = pending[processes.index :: processes.number]
         log = RunLog(folder, processes.index)
         log.write(
@@ -122,8 +147,13 @@ def tokenize_corpus(
             process=processes.index,
             num_processes=processes.number,
             means=dataclasses.asdict(means),
+            passed_over=plan.passed_over,
         )
+        for index in sorted(set(damage) & set(own)):
+            log.write("damaged", shard=index, reason=damage[index])
         with Progress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
+            for index, reason in damage.items():
+                progress.say(f"shard {index} was damaged and is made again: {reason}")
             if processes.is_main and processes.number > 1:
                 progress.watch(sorted(set(pending) - set(own)))
             runner(Job(plan, source, model, feature_extractor, means), own, log, progress)

@@ -1,5 +1,6 @@
 """What a corpus is made of: audio files, a manifest, tar archives or a dataset."""
 
+import collections
 import glob
 import os
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from wavtokenizer_hf.audio.dataset_rows import is_saved_dataset
-from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES
+from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, walk
 from wavtokenizer_hf.audio.manifest import MANIFEST_NAMES, MANIFEST_SUFFIXES
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.dataset_source import DatasetSource
@@ -31,8 +32,12 @@ class Source(Protocol):
     def identity(self) -> str:
         """What tells its content from another one's, beyond what its clips say."""
 
+    @property
+    def passed_over(self) -> collections.Counter[str]:
+        """What `clips` saw and did not list, by suffix or another word; known when it is through."""
+
     def clips(self) -> Iterator[PlannedClip]:
-        """All clips, in an order that is the same every time."""
+        """All clips, in an order that is the same every time; also what is wrong with the source, as a problem."""
 
     def open(self, clip: PlannedClip) -> Path | BinaryIO:
         """What to read a clip from."""
@@ -75,12 +80,11 @@ def find_source(
 
 def _holds_only_tars(folder: Path) -> bool:
     """Whether a folder has archives in it and neither a manifest nor an audio file."""
-    if any((folder / name).is_file() for name in MANIFEST_NAMES):
+    if not folder.is_dir() or any((folder / name).is_file() for name in MANIFEST_NAMES):
         return False
     holds_tars = False
-    for _, _, names in os.walk(folder):
-        suffixes = {Path(name).suffix.lower() for name in names}
-        if suffixes & set(AUDIO_SUFFIXES):
+    for file in walk(folder, (*AUDIO_SUFFIXES, TAR_SUFFIX), collections.Counter()):
+        holds_tars = file.path.suffix.lower() == TAR_SUFFIX
+        if not holds_tars:
             return False
-        holds_tars |= TAR_SUFFIX in suffixes
     return holds_tars

@@ -1,11 +1,16 @@
 """What is done with a shard, wherever it is done: clips in, codes out."""
 
+import collections
+import contextlib
+import copy
 import dataclasses
 import itertools
 import math
-import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,7 +36,8 @@ class Means:
 
     Args:
         num_workers: Processes that read recordings for each model; 0 reads between encoding.
-        memory_gb: What a batch may take in encoding; `None` means 4 on an accelerator and 0.5 on a CPU.
+        memory_gb: What a batch may take in encoding; `None` means 4 on an accelerator and 0.5 on a CPU, where as many
+            batches are under way as torch has threads.
         timeout_s: A recording that takes longer to read is given up.
     """
 
@@ -64,9 +70,11 @@ class Worker:
     """A model that encodes shards.
 
     Args:
-        model: The whole one or the encoder, in eval mode, on its device. Its weight norm is merged away, which changes
-            no code.
+        model: The whole one or the encoder, in eval mode, on its device. It stays as it is: what encodes is a fused
+            copy of its encoder, whose codes are the same.
         on_clips: Is told of each batch: clips, samples at the codec's rate, and failures.
+        forks: Whether the first processes that read are copies of this one, as torch's own data loader has them on
+            Linux, instead of importing everything anew, which takes seconds. Not for a process of many threads.
     """
 
     def __init__(
@@ -78,11 +86,15 @@ class Worker:
         means: Means,
         *,
         on_clips: OnClips | None = None,
+        forks: bool = False,
     ):
-        # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
-        # when it computes for the first time in a process.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-        self._model = model if model.is_fused else model.fuse()
+        self._model = fused_encoder(model)
+        # On a CPU every batch has one thread, and there are as many batches as threads: the threads of one operation
+        # wait for each other at its end, by spinning, which takes a core from whoever reads.
+        self._num_at_once = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._threads = ThreadPoolExecutor(self._num_at_once, "encode")
+        self._long_readers = threading.local()
+        self._is_closed = False
         self._batch_samples = batch_samples(model, means.memory_gb)
         self._on_clips = on_clips
         self._reader = ClipReader(
@@ -92,13 +104,11 @@ class Worker:
             long_samples=self._batch_samples if feature_extractor.peak_db is None else math.inf,
             max_hours=settings.max_hours,
             keep_silent=settings.keep_silent,
+            allow_incomplete=settings.allow_incomplete,
         )
-        self._prefetcher = Prefetcher(
-            self._reader,
-            num_workers=means.num_workers,
-            timeout_s=means.timeout_s,
-            ahead_samples=2 * BATCHES_IN_WINDOW * self._batch_samples,
-        )
+        self._means = means
+        self._prefetchers: list[Prefetcher] = []
+        self._prefetcher = self._new_prefetcher("fork" if forks and sys.platform == "linux" else None)
 
     def encode(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Encodes shards one after the other; reading runs ahead into the next one."""
@@ -106,34 +116,60 @@ class Worker:
         outcomes = self._prefetcher.read(clip for shard in to_read for clip in shard.clips)
         for shard in to_encode:
             start = time.perf_counter()
-            encoded = self._encode_shard(shard, itertools.islice(outcomes, len(shard.clips)))
+            with _threads_of_operations(1 if self._num_at_once > 1 else None):
+                encoded = self._encode_shard(shard, itertools.islice(outcomes, len(shard.clips)))
             yield ShardResult(shard, encoded, time.perf_counter() - start)
 
     def close(self) -> None:
-        """Ends the processes that read."""
-        self._prefetcher.close()
+        """Ends the processes that read, and what is being encoded."""
+        self._is_closed = True
+        for prefetcher in self._prefetchers:
+            prefetcher.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _new_prefetcher(self, first_start_method: str | None = None) -> Prefetcher:
+        prefetcher = Prefetcher(
+            self._reader,
+            num_workers=self._means.num_workers,
+            timeout_s=self._means.timeout_s,
+            ahead_samples=2 * BATCHES_IN_WINDOW * self._batch_samples,
+            first_start_method=first_start_method,
+        )
+        self._prefetchers.append(prefetcher)
+        return prefetcher
 
     def _encode_shard(self, shard: Shard, outcomes: Iterable[Outcome]) -> list[EncodedClip | Failure]:
         results: dict[int, EncodedClip | Failure] = {}
+        under_way: collections.deque[tuple[Sequence[int], Future[list[EncodedClip | Failure]]]] = collections.deque()
+
+        def finish(num_left: int) -> None:
+            """Takes what is done, until no more than so many are under way."""
+            while len(under_way) > num_left:
+                places, encoding = under_way.popleft()
+                done = encoding.result()
+                results.update(zip(places, done, strict=True))
+                self._tell(done)
+
+        def begin(places: Sequence[int], work: Callable[..., list[EncodedClip | Failure]], *given: Any) -> None:
+            finish(self._num_at_once)  # one more than are at work, so that none of them waits
+            under_way.append((places, self._threads.submit(work, *given)))
 
         def short_clips() -> Iterator[tuple[tuple[int, np.ndarray], int]]:
-            """The clips that go into batches, with their places; the others are done with on the way."""
+            """The clips that go into batches, with their places; the others are seen to on the way."""
             for place, outcome in enumerate(outcomes):
                 if isinstance(outcome, ReadClip):
                     yield (place, outcome.samples), len(outcome.samples)
-                    continue
-                if isinstance(outcome, LongClip):
-                    results[place] = self._encode_long(shard.clips[place], outcome)
+                elif isinstance(outcome, LongClip):
+                    begin([place], self._encode_long, shard.clips[place], outcome)
                 else:
                     results[place] = outcome
-                self._tell([results[place]])
+                    self._tell([outcome])
 
         for window in windows(short_clips(), self._batch_samples):
             for batch in batches(window, self._batch_samples):
                 places, clips = zip(*(clip for clip, _ in batch), strict=True)
-                encoded = self._encode_batch(clips)
-                results.update(zip(places, encoded, strict=True))
-                self._tell(encoded)
+                begin(places, self._encode_batch, clips)
+        finish(0)
         return [results[place] for place in range(len(shard.clips))]
 
     def _encode_batch(self, clips: Sequence[np.ndarray]) -> list[EncodedClip | Failure]:
@@ -146,15 +182,38 @@ class Worker:
         half = len(clips) // 2
         return self._encode_batch(clips[:half]) + self._encode_batch(clips[half:])
 
-    def _encode_long(self, clip: PlannedClip, found: LongClip) -> EncodedClip | Failure:
-        blocks = self._prefetcher.read_blocks(clip, BLOCK_S)
-        encoded = encode_long_clip(self._model, self._reader, clip, found, blocks)
-        return encoded if isinstance(encoded, Failure) else EncodedClip(*encoded)
+    def _encode_long(self, clip: PlannedClip, found: LongClip) -> list[EncodedClip | Failure]:
+        # One for each thread, because it reads one long clip at a time.
+        if not hasattr(self._long_readers, "prefetcher"):
+            self._long_readers.prefetcher = self._new_prefetcher()
+        blocks = self._long_readers.prefetcher.read_blocks(clip, BLOCK_S)
+        until_closed = itertools.takewhile(lambda _: not self._is_closed, blocks)
+        encoded = encode_long_clip(self._model, self._reader, clip, found, until_closed)
+        return [encoded if isinstance(encoded, Failure) else EncodedClip(*encoded)]
 
     def _tell(self, results: list[EncodedClip | Failure]) -> None:
         num_samples = sum(result.num_samples for result in results if isinstance(result, EncodedClip))
         if self._on_clips:
             self._on_clips(len(results), num_samples, sum(isinstance(result, Failure) for result in results))
+
+
+def fused_encoder(model: WavTokenizerPreTrainedModel) -> WavTokenizerPreTrainedModel:
+    """The encoder of a model, as a copy whose weight norm is merged away; or the model itself if it is fused."""
+    encoder: Any = model.base_model
+    return model if model.is_fused else copy.deepcopy(encoder).fuse()
+
+
+@contextlib.contextmanager
+def _threads_of_operations(number: int | None) -> Iterator[None]:
+    """Sets how many threads an operation of torch has, in this process."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
 
 
 @torch.inference_mode()

@@ -10,17 +10,20 @@ from wavtokenizer_hf.audio.codebook_use import CodebookUse, codebook_use
 from wavtokenizer_hf.evaluation.metric import Metric, Score
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 
+NO_CODES = "there are no codes: the estimates came without their codec"
+
 
 def coding_of(pair: Pair) -> Coding:
     """The pair's coding; raises ValueError if it came without one."""
     if pair.coding is None:
-        raise ValueError("there are no codes: the estimates came without their codec")
+        raise ValueError(NO_CODES)
     return pair.coding
 
 
 class _CodebookMetric(Metric):
     """A score is the clip's coding itself: pooling counts its codes."""
 
+    needs_codes = True
     has_interval = False
 
     def score(self, pair: Pair) -> Coding:
@@ -63,6 +66,7 @@ class _Rate(Metric):
     """A score is an amount and the seconds it took up; the value is all of the one over all of the other."""
 
     direction = "neither"
+    needs_codes = True
     has_interval = False
 
     def pool(self, scores: Sequence[Score]) -> float:

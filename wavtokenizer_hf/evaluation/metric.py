@@ -29,11 +29,13 @@ class Metric(ABC):
         name: Key in results and on the command line.
         label: For people.
         unit: Empty for a plain number.
-        direction: Which is better.
+        direction: Which is better; `"zero"` is the value nearest to 0.
         meaning: What it hears, in one sentence.
         sampling_rate: Rate in Hz at which it takes audio; `None` is the pair's own.
         kinds: What it is meant for; `None` is everything. Clips of unknown kind are scored in any case.
         extra: The package's extra that it needs.
+        needs_codes: Whether a pair must bring what the codec made on the way.
+        needs_frame_rate: Whether a pair must say at which rate its codec works.
         default_model: Hub id of the model that it needs.
         model: That, or the one that was given in its place.
         has_interval: Whether resampling clips gives a fair interval. It does not where the value grows with the number
@@ -44,11 +46,13 @@ class Metric(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     meaning: ClassVar[str]
-    direction: ClassVar[Literal["higher", "lower", "neither"]]
+    direction: ClassVar[Literal["higher", "lower", "zero", "neither"]]
     unit: ClassVar[str] = ""
     sampling_rate: int | None = None  # a model may have its own
     kinds: ClassVar[tuple[str, ...] | None] = None
     extra: ClassVar[str | None] = None
+    needs_codes: ClassVar[bool] = False
+    needs_frame_rate: ClassVar[bool] = False
     has_interval: ClassVar[bool] = True
     decimals: ClassVar[int] = 3
     default_model: ClassVar[str | None] = None

@@ -10,12 +10,14 @@ from wavtokenizer_hf.evaluation.results import interval_note
 from wavtokenizer_hf.evaluation.spectral import LogMelL1
 from wavtokenizer_hf.evaluation.tables import (
     absent_table,
+    better,
     facts,
     labelled,
     meaning_table,
     score_table,
     skipped_table,
 )
+from wavtokenizer_hf.evaluation.tone import tone_warning
 
 
 def write_evaluation_page(
@@ -29,7 +31,7 @@ def write_evaluation_page(
     """
     sections = [
         Section("Overview", [Facts(facts(evaluation))]),
-        Section("Scores", [score_table(evaluation)], interval_note(evaluation)),
+        Section("Scores", [score_table(evaluation)], " ".join([*evaluation.warnings(), interval_note(evaluation)])),
     ]
     sections += [_clip_section(evaluation, clip, pairs) for clip in choose_clips(evaluation, num_pictures)]
     for heading, table in (
@@ -67,11 +69,11 @@ def _clip_section(evaluation: Evaluation, clip: ClipResult, pairs: Pairs) -> Sec
     for metric in evaluation.metrics:
         value = evaluation.value(metric, clip)
         if value is not None:
-            rows.append((labelled(metric), f"{value:.{metric.decimals}f}", metric.direction))
+            rows.append((labelled(metric), f"{value:.{metric.decimals}f}", better(metric)))
     sounds = {"Original": pair.reference.numpy(), "Reconstruction": pair.estimate.numpy()}
     introduction = f"{clip.kind}, {clip.duration_s:.2f} s" if clip.kind else f"{clip.duration_s:.2f} s"
     return Section(
         clip.name,
         [*clip_parts(sounds, pair.sampling_rate), Table(("Measure", "Value", "Better"), rows)],
-        f"{introduction}. Both on the same scales; 0 dB is the loudest point of the two.",
+        f"{introduction}. Both on the same scales; 0 dB is the loudest point of the two. {tone_warning(clip.tone_db)}",
     )

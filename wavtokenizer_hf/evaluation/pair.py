@@ -39,6 +39,7 @@ class Pair:
         kind: What is heard, such as speech, music or sound; empty if unknown.
         transcript: What is said; empty if unknown.
         coding: `None` where the estimate came without its codes.
+        frame_rate: Of the codec that made the estimate, in Hz; `None` if unknown.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Pair:
     kind: str = ""
     transcript: str = ""
     coding: Coding | None = None
+    frame_rate: float | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -1,5 +1,6 @@
 """Where pairs come from: a codec that reconstructs recordings, or two folders."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,8 +9,10 @@ from typing import Protocol
 
 import torch
 
-from wavtokenizer_hf.audio.files import find_files, read_audio
+from wavtokenizer_hf.audio.files import find_files
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.audio_input import read_audio
+from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
@@ -27,6 +30,14 @@ class Pairs(Protocol):
     @property
     def unmatched(self) -> Mapping[str, Sequence[str]]:
         """Files without a counterpart, by the side that they are on."""
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether pairs come with their codes."""
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Of the codec that makes or made the estimates, in Hz; `None` if unknown."""
 
     def load(self, index: int) -> Pair:
         """Makes a pair; a second call makes the same again.
@@ -47,6 +58,8 @@ class SpreadPairs:
         self._indices = [index * total // num_pairs for index in range(num_pairs)]
         self.entries = [pairs.entries[index] for index in self._indices]
         self.unmatched = pairs.unmatched
+        self.has_codes = pairs.has_codes
+        self.frame_rate = pairs.frame_rate
 
     def load(self, index: int) -> Pair:
         return self._pairs.load(self._indices[index])
@@ -59,7 +72,13 @@ class CodecPairs:
 
     Args:
         bandwidth_id: Row of the decoder's adaptive norms; `None` is the model's own.
+        allow_incomplete: Whether to take what there is of recordings that break off.
+
+    Raises:
+        ValueError: If the feature extractor is another codec's.
     """
+
+    has_codes = True
 
     def __init__(
         self,
@@ -67,17 +86,22 @@ class CodecPairs:
         feature_extractor: WavTokenizerFeatureExtractor,
         entries: Sequence[Entry],
         bandwidth_id: int | None = None,
+        *,
+        allow_incomplete: bool = False,
     ):
+        check_same_codec(feature_extractor, model.config)
         self.model = model
         self.feature_extractor = feature_extractor
         self.entries = entries
         self.bandwidth_id = bandwidth_id
+        self.allow_incomplete = allow_incomplete
+        self.frame_rate: float | None = model.config.frame_rate
         self.unmatched: Mapping[str, Sequence[str]] = {}
         self._is_warm = False
 
     def load(self, index: int) -> Pair:
         entry = self.entries[index]
-        reference = _read(entry, self.feature_extractor)
+        reference = _read(entry, self.feature_extractor, self.allow_incomplete)
         if not self._is_warm:
             self._reconstruct(reference)  # the first call of a model pays for what later ones find ready
             self._is_warm = True
@@ -90,6 +114,7 @@ class CodecPairs:
             kind=entry.kind,
             transcript=_transcript(entry),
             coding=coding,
+            frame_rate=self.frame_rate,
         )
 
     @torch.inference_mode()
@@ -127,13 +152,28 @@ class FolderPairs:
     Args:
         references: Folder, pattern or manifest of the recordings; only a manifest says what kind they are.
         estimates: Folder or pattern of what became of them.
+        frame_rate: Of the codec that made them, in Hz, if it is known.
+        allow_incomplete: Whether to take what there is of recordings that break off.
 
     Raises:
         FileNotFoundError: If a folder holds no audio file.
         ValueError: If no name is on both sides, or names are not unique.
     """
 
-    def __init__(self, references: str | os.PathLike[str], estimates: str | os.PathLike[str]):
+    has_codes = False
+
+    def __init__(
+        self,
+        references: str | os.PathLike[str],
+        estimates: str | os.PathLike[str],
+        frame_rate: float | None = None,
+        *,
+        allow_incomplete: bool = False,
+    ):
+        if frame_rate is not None and not 0 < frame_rate < math.inf:
+            raise ValueError(f"a frame rate is a number of frames a second above 0, got {frame_rate:g}")
+        self.frame_rate = frame_rate
+        self.allow_incomplete = allow_incomplete
         found = [Entry(file.path, file.relative.as_posix()) for file in find_files([estimates])]
         sides = find_entries(references), found
         are_unique = all(len({_stem(entry) for entry in side}) == len(side) for side in sides)
@@ -153,9 +193,10 @@ class FolderPairs:
 
     def load(self, index: int) -> Pair:
         entry = self.entries[index]
-        samples, sampling_rate = read_audio(self._estimate_paths[index])
+        path = self._estimate_paths[index]
+        samples, sampling_rate = read_audio(path, allow_incomplete=self.allow_incomplete)
         extractor = WavTokenizerFeatureExtractor(sampling_rate=sampling_rate)
-        reference = _read(entry, extractor)
+        reference = _read(entry, extractor, self.allow_incomplete)
         estimate = extractor(samples, return_tensors="pt")["input_values"][0, 0]
         num_samples = min(len(reference), len(estimate))
         return Pair(
@@ -165,19 +206,14 @@ class FolderPairs:
             sampling_rate=sampling_rate,
             kind=entry.kind,
             transcript=_transcript(entry),
+            frame_rate=self.frame_rate,
         )
 
 
-def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor) -> torch.Tensor:
+def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor, allow_incomplete: bool) -> torch.Tensor:
     """The entry's part of its recording, mono and at the extractor's rate, (T,)."""
-    recording = extractor(entry.path, resample=True, return_tensors="pt")["input_values"][0, 0]
-    start = round(entry.start_s * extractor.sampling_rate)
-    end = None if entry.end_s is None else round(entry.end_s * extractor.sampling_rate)
-    clip = recording[start:end]
-    if not len(clip):
-        duration_s = len(recording) / extractor.sampling_rate
-        raise ValueError(f"{entry.name} is empty: {entry.path.name} is {duration_s:.2f} s long")
-    return clip
+    samples, rate = read_audio(entry.path, entry.start_s, entry.end_s, allow_incomplete=allow_incomplete)
+    return extractor(samples, sampling_rate=rate, resample=True, return_tensors="pt")["input_values"][0, 0]
 
 
 def _transcript(entry: Entry) -> str:

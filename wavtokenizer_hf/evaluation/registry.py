@@ -5,20 +5,24 @@ from collections.abc import Mapping, Sequence
 from wavtokenizer_hf.evaluation.coding import Bitrate, CodebookPerplexity, CodebookUsage, CodesPerSecond
 from wavtokenizer_hf.evaluation.metric import Metric
 from wavtokenizer_hf.evaluation.perceptual import PESQ, STOI
-from wavtokenizer_hf.evaluation.pitch import F0Correlation, PeriodicityError, VoicingF1
+from wavtokenizer_hf.evaluation.pitch import F0Correlation, GrossPitchError, PeriodicityError, VoicingF1
 from wavtokenizer_hf.evaluation.speaker import SpeakerSimilarity
 from wavtokenizer_hf.evaluation.spectral import LogMelL1, MultiResolutionSTFT
 from wavtokenizer_hf.evaluation.speed import DecodeRealTimeFactor, EncodeRealTimeFactor
+from wavtokenizer_hf.evaluation.tone import FrameTone
 from wavtokenizer_hf.evaluation.utmos import UTMOS
-from wavtokenizer_hf.evaluation.waveform import SISDR
+from wavtokenizer_hf.evaluation.waveform import SISDR, Level
 from wavtokenizer_hf.evaluation.word_errors import WordErrorRate
 
 METRICS: tuple[type[Metric], ...] = (
+    FrameTone,
+    Level,
     LogMelL1,
     MultiResolutionSTFT,
     SISDR,
     PESQ,
     STOI,
+    GrossPitchError,
     VoicingF1,
     PeriodicityError,
     F0Correlation,

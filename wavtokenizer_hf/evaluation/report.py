@@ -29,6 +29,8 @@ from wavtokenizer_hf.evaluation.figures import (
     waveform_png,
 )
 from wavtokenizer_hf.evaluation.signal import SignalDistances, signal_distances
+from wavtokenizer_hf.evaluation.tone import FrameTone, tone_warning
+from wavtokenizer_hf.evaluation.waveform import Level
 
 # About the mel magnitude of 16-bit dither. Silence would otherwise be drawn at full brightness.
 QUIETEST_PEAK_DB = -60.0
@@ -164,7 +166,10 @@ def write_report(
             " Pass the config of the model that made them."
         )
     distances = signal_distances(
-        torch.from_numpy(original), torch.from_numpy(reconstruction), sampling_rate=sampling_rate
+        torch.from_numpy(original),
+        torch.from_numpy(reconstruction),
+        sampling_rate=sampling_rate,
+        frame_rate=config.frame_rate,
     )
     sections = [
         Section("Overview", [_overview(original, sampling_rate, codes, config)]),
@@ -173,7 +178,7 @@ def write_report(
             clip_parts({"Original": original, "Reconstruction": reconstruction}, sampling_rate),
             "Both clips on the same scales; 0 dB is the loudest point of the two.",
         ),
-        Section("Distance", [_distance_table(distances)], "Measured between the two clips above."),
+        Section("Distance", [_distance_table(distances)], _about(distances)),
         Section("Codes", _code_parts(codes, config)),
     ]
     return write_page(directory, title=title, subtitle=source, sections=sections)
@@ -238,6 +243,10 @@ def clip_parts(clips: dict[str, np.ndarray], sampling_rate: int) -> list[Players
     ]
 
 
+def _about(distances: SignalDistances) -> str:
+    return f"Measured between the two clips above. {tone_warning(distances.frame_tone_db)}".rstrip()
+
+
 def _distance_table(distances: SignalDistances) -> Table:
     def cell(name: str, form: str) -> str:
         value = getattr(distances, name)
@@ -265,6 +274,8 @@ def _distance_table(distances: SignalDistances) -> Table:
                 "higher",
                 "Energy of the original over the energy of the difference; like SI-SDR, but a change of level counts.",
             ),
+            (f"{Level.label} (dB)", cell("level_db", ".2f"), "nearer to 0", Level.meaning),
+            (f"{FrameTone.label} (dB)", cell("frame_tone_db", ".2f"), "lower", FrameTone.meaning),
         ),
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wavtokenizer_hf.audio.atomic import replacing
+from wavtokenizer_hf.audio.shown import markdown
 from wavtokenizer_hf.evaluation.evaluate import ClipResult, Evaluation
 from wavtokenizer_hf.evaluation.metric import Metric
 from wavtokenizer_hf.evaluation.report import Table
@@ -39,6 +40,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "sampling_rates_hz": sorted({clip.sampling_rate for clip in evaluation.clips if clip.sampling_rate}),
         "unmatched": {side: list(names) for side, names in evaluation.unmatched.items()},
+        "warnings": evaluation.warnings(),
         "metrics": {metric.name: _of_metric(evaluation, metric) for metric in evaluation.metrics},
         "clips": [_of_clip(evaluation, clip) for clip in evaluation.clips],
     }
@@ -47,8 +49,13 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def as_markdown(evaluation: Evaluation, title: str, subtitle: str) -> str:
     """The same as tables, without the single clips."""
     about = [f"- {label}: {value}" + (f" ({note})" if note else "") for label, value, note in facts(evaluation)]
-    parts = [f"# {title}", subtitle, "\n".join(about)]
-    parts += ["## Scores", interval_note(evaluation), _markdown(score_table(evaluation))]
+    parts = [f"# {markdown(title)}", markdown(subtitle), "\n".join(map(markdown, about))]
+    parts += [
+        "## Scores",
+        *map(markdown, evaluation.warnings()),
+        interval_note(evaluation),
+        _markdown(score_table(evaluation)),
+    ]
     for heading, table in (
         ("Skipped", skipped_table(evaluation)),
         ("Left out", absent_table(evaluation)),
@@ -105,4 +112,4 @@ def _counts(clips: Sequence[ClipResult]) -> dict[str, Any]:
 
 def _markdown(table: Table) -> str:
     rows = [table.header, ["---"] * len(table.header), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(markdown, row)) + " |" for row in rows)

@@ -1,4 +1,4 @@
-"""Distances between two waveforms that need no trained judge: log-mel L1, SI-SDR and SNR."""
+"""Distances between two waveforms that need no trained judge: log-mel L1, SI-SDR, SNR, level and a hum."""
 
 import functools
 import math
@@ -13,6 +13,11 @@ N_FFT = 1024
 HOP_LENGTH = 256
 NUM_MELS = 100
 FLOOR = 1e-7
+TONE_BAND_HZ = (2000.0, 10000.0)
+TONE_WINDOW_FRAMES = 24
+HEARD_TONE_DB = 3.0
+# Of a sample: -100 dB of full scale, about the noise of 16 bits.
+_LEAST_POWER = 1e-10
 
 
 @dataclass(frozen=True)
@@ -25,20 +30,27 @@ class SignalDistances:
     log_mel_l1: float | None
     si_sdr_db: float | None
     snr_db: float | None
+    level_db: float | None
+    frame_tone_db: float | None
     num_samples: int
     skipped: dict[str, str]
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_filters(sampling_rate: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The filters (513, 100), made once for each place of use: training asks for them in every step."""
+def mel_filters(
+    sampling_rate: int, n_fft: int, num_mels: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """HTK filters (n_fft // 2 + 1, num_mels) from 0 Hz to half the rate, without area normalisation.
+
+    They are made once for each place of use: training asks for them in every step.
+    """
     functional = import_for("mel filters", "torchaudio.functional")
     with torch.inference_mode(False):  # what is made in inference mode is of no use outside it
         return functional.melscale_fbanks(
-            n_freqs=N_FFT // 2 + 1,
+            n_freqs=n_fft // 2 + 1,
             f_min=0.0,
             f_max=sampling_rate / 2,
-            n_mels=NUM_MELS,
+            n_mels=num_mels,
             sample_rate=sampling_rate,
             norm=None,
             mel_scale="htk",
@@ -65,7 +77,7 @@ def mel_spectrogram(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         samples, N_FFT, HOP_LENGTH, window=window, center=True, pad_mode="reflect", return_complex=True
     )
     magnitude = spectrum.abs()
-    filters = _mel_filters(sampling_rate, magnitude.device, magnitude.dtype)
+    filters = mel_filters(sampling_rate, N_FFT, NUM_MELS, magnitude.device, magnitude.dtype)
     mel = filters.T @ magnitude  # (M, F) @ (B, F, L) -> (B, M, L)
     return mel.reshape(*audio.shape[:-1], *mel.shape[-2:])
 
@@ -122,18 +134,73 @@ def snr_db(reference: torch.Tensor, estimate: torch.Tensor) -> float:
     return _ratio_db(reference, reference - estimate)
 
 
+def level_db(reference: torch.Tensor, estimate: torch.Tensor) -> float:
+    """Mean power of the estimate over that of the reference, in dB; a silent estimate counts as one of -100 dB.
+
+    The longer clip is cut to the shorter.
+
+    Raises:
+        ValueError: A clip is empty, not one-dimensional or not finite; or the reference is all zeros.
+    """
+    reference, estimate = _as_pair(reference, estimate)
+    if not reference.any():
+        raise ValueError("The level is undefined for a silent reference. Leave this clip out.")
+    powers = [clip.square().mean().clamp(min=_LEAST_POWER).item() for clip in (reference, estimate)]
+    return 10 * math.log10(powers[1] / powers[0])
+
+
+def frame_tone_db(
+    reference: torch.Tensor, estimate: torch.Tensor, *, sampling_rate: int, frame_rate: float | None
+) -> float:
+    """Power at multiples of a codec's frame rate over that halfway between, of the estimate less the reference's.
+
+    What a codec adds by doing the same in every frame: 0 is nothing, and above `HEARD_TONE_DB` the sound hums or
+    buzzes. The spectrum is the mean over Hann windows of at least `TONE_WINDOW_FRAMES` frames, a power of two of
+    samples, three quarters overlapping; of the multiples from 2 to 10 kHz the median counts, so that no single
+    harmonic of a voice can rule. The longer clip is cut to the shorter.
+
+    Raises:
+        ValueError: A clip is empty, not one-dimensional or not finite, or too short for a window; the frame rate is
+            not known, or has no multiple in that band.
+    """
+    if frame_rate is None:
+        raise ValueError("The tone at the frame rate wants the codec's frame rate, which is not known.")
+    reference, estimate = _as_pair(reference, estimate)
+    num_samples = 2 ** math.ceil(math.log2(TONE_WINDOW_FRAMES * sampling_rate / frame_rate))
+    if len(reference) < num_samples:
+        raise ValueError(
+            f"The tone at the frame rate needs {num_samples} samples, {num_samples / sampling_rate:.2f} s, got "
+            f"{len(reference)}. Leave this clip out."
+        )
+    highest_hz = min(TONE_BAND_HZ[1], (sampling_rate - frame_rate) / 2)
+    multiples = torch.arange(math.ceil(TONE_BAND_HZ[0] / frame_rate), math.floor(highest_hz / frame_rate) + 1)
+    if not len(multiples):
+        raise ValueError(f"There is no multiple of {frame_rate:g} Hz from {TONE_BAND_HZ[0]:g} to {highest_hz:g} Hz.")
+    window = torch.hann_window(num_samples, dtype=torch.float64)
+    floor = _LEAST_POWER * (window @ window)  # silence has no tone of its own
+    at, between = ((multiples + share) * frame_rate * num_samples / sampling_rate for share in (0, 0.5))
+    tones_db = []
+    for clip in (reference, estimate):
+        frames = clip.unfold(0, num_samples, num_samples // 4) * window
+        power = torch.fft.rfft(frames).abs().square().mean(dim=0) + floor
+        tones_db.append(10 * (power[at.round().long()] / power[between.round().long()]).log10())
+    return (tones_db[1].quantile(0.5) - tones_db[0].quantile(0.5)).item()
+
+
 def signal_distances(
     reference: torch.Tensor,
     estimate: torch.Tensor,
     *,
     sampling_rate: int,
     estimate_sampling_rate: int | None = None,
+    frame_rate: float | None = None,
 ) -> SignalDistances:
     """All distances of one pair; one that the pair does not define is skipped with its reason.
 
     Args:
         sampling_rate: Rate of the reference in Hz.
         estimate_sampling_rate: Rate of the estimate in Hz; `None` means the reference's.
+        frame_rate: Of the codec that made the estimate, in Hz; without it there is no `frame_tone_db`.
 
     Raises:
         ValueError: The rates differ, or a clip is empty, not one-dimensional or not finite.
@@ -147,6 +214,10 @@ def signal_distances(
         "log_mel_l1": lambda: log_mel_l1(reference, estimate, sampling_rate=sampling_rate),
         "si_sdr_db": lambda: si_sdr_db(reference, estimate),
         "snr_db": lambda: snr_db(reference, estimate),
+        "level_db": lambda: level_db(reference, estimate),
+        "frame_tone_db": lambda: frame_tone_db(
+            reference, estimate, sampling_rate=sampling_rate, frame_rate=frame_rate
+        ),
     }
     values: dict[str, float | None] = {}
     skipped: dict[str, str] = {}
@@ -156,13 +227,7 @@ def signal_distances(
         except ValueError as error:
             values[name] = None
             skipped[name] = str(error)
-    return SignalDistances(
-        log_mel_l1=values["log_mel_l1"],
-        si_sdr_db=values["si_sdr_db"],
-        snr_db=values["snr_db"],
-        num_samples=len(reference),
-        skipped=skipped,
-    )
+    return SignalDistances(**values, num_samples=len(reference), skipped=skipped)
 
 
 def _as_pair(reference: torch.Tensor, estimate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ from wavtokenizer_hf.evaluation.pair import Coding, Pair
 
 class _RealTimeFactor(Metric):
     direction = "lower"
+    needs_codes = True
     decimals = 4
 
     def score(self, pair: Pair) -> np.ndarray:

@@ -14,8 +14,7 @@ def score_table(evaluation: Evaluation) -> Table:
     header = ["Measure", "Better"]
     header += [f"{kind or 'all'}, {count(len(evaluation.of_kind(kind)), 'clip')}" for kind in kinds]
     rows = [
-        [labelled(metric), {"neither": NOTHING}.get(metric.direction, metric.direction)]
-        + [_cell(metric, evaluation.summary(metric, kind)) for kind in kinds]
+        [labelled(metric), better(metric)] + [_cell(metric, evaluation.summary(metric, kind)) for kind in kinds]
         for metric in evaluation.metrics
     ]
     return Table(header, rows)
@@ -72,6 +71,11 @@ def facts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 def labelled(metric: Metric) -> str:
     return f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+
+
+def better(metric: Metric) -> str:
+    """Which values are better, in words."""
+    return {"neither": NOTHING, "zero": "nearer to 0"}.get(metric.direction, metric.direction)
 
 
 def count(number: int, thing: str) -> str:

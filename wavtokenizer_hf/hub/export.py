@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig, check_same_codec
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
 from wavtokenizer_hf.hub.model_card import for_self_contained_folder, render_model_card
@@ -56,19 +56,23 @@ def export_to_hub_folder(
         The folder.
 
     Raises:
-        TypeError: If `model` is an encoder or a decoder alone, which the Auto classes cannot load.
+        TypeError: If `model` is an encoder or a decoder alone, which the Auto classes cannot load, or transformers'
+            own.
+        ValueError: If `feature_extractor` is another codec's.
         RuntimeError: If `model` is fused.
         FileExistsError: If `directory` is in use.
     """
     if not isinstance(model, WavTokenizerModel):
         raise TypeError(
-            f"expected a WavTokenizerModel, got {type(model).__name__}: the Auto classes load the whole codec only"
+            f"expected a WavTokenizerModel, got {type(model).__name__} of {type(model).__module__}: a folder holds "
+            "the whole codec, as this package has it"
         )
     if model.is_fused:
         raise RuntimeError(
             "a fused model cannot be exported: its weight norm is gone, and the saved folder would not load; load the "
             "checkpoint again and export it before fuse()"
         )
+    check_same_codec(feature_extractor, model.config)
     target = Path(directory).resolve()
     check_target(target, overwrite)
     with replacing_model(target) as folder:

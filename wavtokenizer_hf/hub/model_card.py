@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import jinja2
 
+from wavtokenizer_hf.audio.shown import markdown
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 
 # What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
@@ -17,6 +18,7 @@ DETAILS = (
     "origin_revision",  # the commit, where it is not the newest
     "origin_sha256",  # of that file; its first digits will do
     "has_discriminators",  # whether the folder keeps the discriminators
+    "is_simvq",  # whether it is one of SimVQ's codecs
     "not_for",  # what its training makes it unfit for
     "remark",
 )
@@ -66,6 +68,10 @@ def for_self_contained_folder(card: str) -> str:
 def _template() -> jinja2.Template:
     text = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: markdown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.from_string(text)

@@ -1,13 +1,16 @@
 """Encoding of recordings of any length in bounded memory."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio, prepare_blocks, read_blocks
+from wavtokenizer_hf.audio_input import open_audio, warn_of_level
+from wavtokenizer_hf.feature_extraction_wavtokenizer import as_float, prepare_blocks
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 from wavtokenizer_hf.streaming.encoder import StreamingEncoder
 
@@ -18,6 +21,8 @@ def encode_long(
     sampling_rate: int | None = None,
     block_s: float = 10.0,
     progress: bool = True,
+    *,
+    allow_incomplete: bool = False,
 ) -> torch.Tensor:
     """Encodes a recording of any length to the codes that it would get in one piece.
 
@@ -31,6 +36,7 @@ def encode_long(
         sampling_rate: Of an iterable's blocks, in Hz; `None` means the codec's. A file brings its own.
         block_s: Seconds that are read from a file and encoded at once.
         progress: Whether to show a progress bar.
+        allow_incomplete: Take what there is of a file that breaks off or lacks something, with a warning.
 
     Returns:
         Codes, int64 (1, 1, L) on the CPU.
@@ -47,17 +53,21 @@ def encode_long(
     ```
     """
     total_s, name = None, "The recording"
-    blocks: Iterable[Any]
-    if isinstance(source, (str, os.PathLike)):
-        with open_audio(source) as file:
-            sampling_rate, total_s = int(file.samplerate), file.frames / file.samplerate
-        blocks, name = read_blocks(source, block_s), os.fspath(source)
-    else:
-        blocks = source
     target_rate = model.config.sampling_rate
     stream = StreamingEncoder(model)
     codes = []
-    with tqdm(total=total_s, unit="s", desc="Encoding", disable=not progress, unit_scale=True) as bar:
+    with contextlib.ExitStack() as stack:
+        blocks: Iterable[Any]
+        if isinstance(source, (str, os.PathLike)):
+            recording = stack.enter_context(open_audio(source, allow_incomplete=allow_incomplete))
+            sampling_rate, name = recording.sampling_rate, recording.name
+            total_s = recording.duration_s if progress else None
+            blocks = recording.blocks(max(1, round(block_s * sampling_rate)))
+        else:
+            blocks = _heard(source, name)
+        bar = stack.enter_context(
+            tqdm(total=total_s, unit="s", desc="Encoding", disable=not progress, unit_scale=True)
+        )
         for samples in prepare_blocks(blocks, sampling_rate or target_rate, target_rate, name):
             codes.append(stream.push(torch.from_numpy(samples)[None, None].to(model.device)).cpu())
             seconds = len(samples) / target_rate
@@ -67,3 +77,13 @@ def encode_long(
     if not audio_codes.shape[-1]:
         raise ValueError(f"{name} holds no samples; a recording needs at least one.")
     return audio_codes
+
+
+def _heard(blocks: Iterable[Any], name: str) -> Iterator[np.ndarray]:
+    """Blocks as floats, with one warning if they are far above full scale."""
+    is_told = False
+    for number, block in enumerate(blocks):
+        samples = as_float(block, f"{name}, block {number}")
+        if not is_told and np.abs(samples).max(initial=0.0) > 1:
+            is_told = warn_of_level(name, float(np.abs(samples).max()))
+        yield samples

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from wavtokenizer_hf.audio.atomic import replacing
-from wavtokenizer_hf.checkpoints import find_model
+from wavtokenizer_hf.audio.atomic import partial_path, replacing
+from wavtokenizer_hf.checkpoints import find_model, reading_model
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
@@ -27,8 +25,6 @@ STATE = "training_state"
 BEST = "best"
 _CONFIG_KEY = "discriminator_config"
 _STEP = re.compile(r"step-(\d{8})")
-_PARTIAL = ".partial-"
-_RETIRED = ".retired-"
 _CONVERT = (
     "A checkpoint of the original is converted first: python -m conversion convert {} FOLDER --keep-discriminators"
 )
@@ -52,24 +48,6 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def partial_path(path: Path) -> Path:
-    """Where a checkpoint is written before it takes its name."""
-    return path.with_name(_PARTIAL + path.name)
-
-
-def discard_partial(run: Path) -> None:
-    """Removes what a killed process left half written, and puts back what it was about to replace."""
-    for folder in (run, run / "checkpoints"):
-        for retired in folder.glob(f"{_RETIRED}*"):
-            place = retired.with_name(retired.name.removeprefix(_RETIRED))
-            if place.exists():
-                shutil.rmtree(retired, ignore_errors=True)
-            else:
-                retired.rename(place)
-        for path in folder.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def rotate(run: Path, keep: int) -> None:
     """Leaves the newest `keep` checkpoints."""
     for path in checkpoints(run)[:-keep]:
@@ -77,21 +55,6 @@ def rotate(run: Path, keep: int) -> None:
         gone = partial_path(path)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the place of `path` when the block ends."""
-    staging = partial_path(path)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    yield staging
-    retired = path.with_name(_RETIRED + path.name)
-    shutil.rmtree(retired, ignore_errors=True)
-    if path.exists():
-        path.rename(retired)
-    staging.rename(path)
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def save_codec(folder: Path, model: WavTokenizerModel) -> None:
@@ -130,7 +93,8 @@ def load_codec(source: str) -> WavTokenizerModel:
     if not isinstance(config, WavTokenizerConfig):
         raise ValueError(f"{source} holds a model of type {config.model_type!r}, expected a WavTokenizer")
     model_class = WavTokenizerCausalModel if config.is_causal else WavTokenizerModel
-    return model_class.from_pretrained(source, dtype=torch.float32)
+    with reading_model(source):
+        return model_class.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
 
 
 def save_discriminators(folder: Path, discriminators: Discriminators) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wavtokenizer_hf.audio.dataset_rows import AudioRows, is_saved_dataset, load_saved_dataset
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
-from wavtokenizer_hf.feature_extraction_wavtokenizer import open_audio
+from wavtokenizer_hf.audio_input import open_audio
 
 # The rate, in Hz, at which a recording was made, where its file has another.
 ORIGIN_RATE_COLUMNS = ("origin_rate", "orig_sr")
@@ -52,12 +52,15 @@ class Clip:
     weight: float = 1.0
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def read(self, max_s: float = math.inf, position: float = 0.0) -> tuple[np.ndarray, int]:
+    def read(
+        self, max_s: float = math.inf, position: float = 0.0, *, allow_incomplete: bool = False
+    ) -> tuple[np.ndarray, int]:
         """Reads the clip or, of one that is longer than `max_s`, a section of that length.
 
         Args:
             max_s: In seconds.
             position: Where the section lies: 0 is the start of the clip, and just below 1 its end.
+            allow_incomplete: Take what there is of a recording that breaks off; see `audio_input.open_audio`.
 
         Returns:
             float32 samples (C, N), and the recording's sampling rate in Hz.
@@ -67,15 +70,19 @@ class Clip:
             ValueError: If it is not readable audio, or holds no sample where the clip lies.
         """
         source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
-        with open_audio(source) as file:
-            rate = int(file.samplerate)
-            start = round(self.start_s * rate)
-            end = file.frames if self.end_s is None else min(file.frames, round(self.end_s * rate))
-            if end <= start:
-                raise ValueError(f"the recording ends at {file.frames / rate:g} s, where the clip has not begun")
-            num_frames = int(min(end - start, max_s * rate))
-            file.seek(start + int(position * (end - start - num_frames + 1)))
-            return file.read(num_frames, dtype="float32", always_2d=True).T, rate  # (N, C) -> (C, N)
+        with open_audio(source, name=self.name, allow_incomplete=allow_incomplete) as recording:
+            rate = recording.sampling_rate
+            start, end = recording.bounds(self.start_s, self.end_s)
+            num_samples = int(min(end - start, max_s * rate))
+            first = start + int(position * (end - start - num_samples + 1))
+            return recording.read(first, first + num_samples), rate
+
+    def seconds(self) -> float:
+        """Length of the clip, as the recording's header tells it; errors are those of `read`."""
+        source = self.source.open() if isinstance(self.source, DatasetRow) else self.source
+        with open_audio(source, name=self.name) as recording:
+            start, end = recording.bounds(self.start_s, self.end_s)
+            return (end - start) / recording.sampling_rate
 
 
 def find_clips(sources: Any) -> list[Clip]:
@@ -104,12 +111,19 @@ def find_clips(sources: Any) -> list[Clip]:
     return clips
 
 
-def clip_weights(clips: Sequence[Clip], by_column: Mapping[str, Mapping[Any, float]] | None = None) -> np.ndarray:
+def clip_weights(
+    clips: Sequence[Clip],
+    by_column: Mapping[str, Mapping[Any, float]] | None = None,
+    length_power: float = 0.0,
+) -> np.ndarray:
     """How often each clip is to be drawn, relative to the others; a clip of weight 0 never is.
 
     Args:
         by_column: Factors by column and value, such as `{"kind": {"speech": 2.0}, "orig_sr": {16000: 0.5}}`, that
             multiply the clips' own weights. A value that is not named has the factor 1.
+        length_power: Clips are drawn in proportion to this power of their length in seconds, too, for which every
+            recording's header is read. One that cannot be read counts as a clip of a second, and fails when it is
+            drawn.
 
     Returns:
         float64 (num_clips,).
@@ -126,9 +140,18 @@ def clip_weights(clips: Sequence[Clip], by_column: Mapping[str, Mapping[Any, flo
                 present = ", ".join(sorted({found for found in values if found is not None})[:20])
                 raise ValueError(f"no clip has {column} = {value}; found {present or 'no such column'}")
             weights[chosen] *= factor
+    if length_power:
+        weights *= np.array([_seconds(clip) for clip in clips]) ** length_power
     if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
         raise ValueError("sampling weights must be 0 or more, and above 0 for some clip")
     return weights
+
+
+def _seconds(clip: Clip) -> float:
+    try:
+        return clip.seconds()
+    except (OSError, ValueError, TypeError):
+        return 1.0
 
 
 def _clip(name: str, source: Path | DatasetRow, columns: Mapping[str, str], **section: Any) -> Clip:

@@ -15,6 +15,7 @@ from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig,
 from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig
 from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
+from wavtokenizer_hf.training.schedule import Schedule, checked_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,28 +27,34 @@ class DataConfig:
         validation: What to validate on. Without it, every `holdout_every`-th clip of `train` is held out.
         holdout_every: See `validation`.
         max_validation_clips: At most so many clips are validated on, spread evenly.
+        max_pitch_clips: Of at most so many of these the pitch is tracked, which takes up to half as long as they last.
         crop_s: Length of a training crop in seconds, rounded to whole codes.
         validation_s: Length of a validation clip in seconds.
         max_clip_s: From a longer recording, a random section of this length is taken first.
         peak_db: Lowest and highest peak of a training clip in dB below full scale.
         weights: How often to draw clips, by a column of their manifest and its values: `{kind: {speech: 2}}`.
+        length_power: Draw clips in proportion to this power of their length: 0 draws each alike, 1 each second alike.
         uses_cutoff: Whether the mel loss leaves out what a recording's source could not hold; see `mel_loss`.
         cache_mb: Decoded clips that each loading process keeps, in megabytes.
         num_workers: Loading processes for each training process; 0 loads in the training process itself.
+        allow_incomplete: Whether to take what there is of recordings that break off, instead of leaving them out.
     """
 
     train: list[str] = dataclasses.field(default_factory=list)
     validation: list[str] = dataclasses.field(default_factory=list)
     holdout_every: int = 50
     max_validation_clips: int = 64
+    max_pitch_clips: int = 16
     crop_s: float = 3.0
     validation_s: float = 6.0
     max_clip_s: float = 10.0
     peak_db: tuple[float, float] = (-6.0, -1.0)
     weights: dict[str, dict[Any, float]] = dataclasses.field(default_factory=dict)
+    length_power: float = 0.0
     uses_cutoff: bool = True
     cache_mb: float = 0.0
     num_workers: int = 2
+    allow_incomplete: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +93,15 @@ class TrainingConfig:
         codebook: How the codebook learns.
         discriminators: Which there are, and how large.
         optimizer: AdamW and its schedule.
-        loss_weights: Weights by the names of the losses; those that are not named keep the original's.
+        loss_weights: Weights by the names of the losses; those that are not named keep the original's. A weight is a
+            number, or points `[[step, weight], …]` between which it moves in straight lines; 0 leaves a loss out.
         max_steps: Steps in all.
         batch_size: Clips of one process in one pass.
         accumulation_steps: Passes of a step; the batch of a step is `batch_size` times this times the processes.
         discriminator_start_step: Until this step there are no discriminators: the codec learns from the other losses.
         quantizer_start_step: Until this step the decoder hears unquantized latents; then k-means sets the codebook.
+        quantizer_dropout: From then on, share of the clips of a batch that the decoder still hears unquantized; a
+            number, or points as in `loss_weights`.
         data_dependent_init: Whether a new encoder starts from data; see `initialise_from_data`.
         trains_encoder: `False` leaves the encoder as it is.
         trains_codebook: `False` leaves the codebook as it is. With neither, codes cannot change.
@@ -116,12 +126,13 @@ class TrainingConfig:
     codebook: CodebookConfig = dataclasses.field(default_factory=CodebookConfig)
     discriminators: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    loss_weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_steps: int = 1_000_000
     batch_size: int = 10
     accumulation_steps: int = 1
     discriminator_start_step: int = 0
     quantizer_start_step: int = 0
+    quantizer_dropout: Any = 0.0
     data_dependent_init: bool = False
     trains_encoder: bool = True
     trains_codebook: bool = True
@@ -141,6 +152,12 @@ class TrainingConfig:
         unknown = sorted(set(self.loss_weights) - set(DEFAULT_WEIGHTS))
         if unknown:
             raise ValueError(f"`loss_weights` names no loss: {unknown[0]}. Losses are {', '.join(DEFAULT_WEIGHTS)}.")
+        weights = {
+            name: checked_schedule(f"loss_weights.{name}", weight, low=0) for name, weight in self.loss_weights.items()
+        }
+        object.__setattr__(self, "loss_weights", weights)
+        dropout = checked_schedule("quantizer_dropout", self.quantizer_dropout, low=0, high=1)
+        object.__setattr__(self, "quantizer_dropout", dropout)
         for name in ("max_steps", "batch_size", "accumulation_steps", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -160,7 +177,7 @@ class TrainingConfig:
             )
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> dict[str, Schedule]:
         """The weight of every loss."""
         return {**DEFAULT_WEIGHTS, **self.loss_weights}
 

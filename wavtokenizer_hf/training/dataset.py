@@ -19,8 +19,8 @@ _LEAST_PEAK = 10 ** (-50 / 20)
 _LONGEST_KEPT_S = 60.0
 # Clips in a row that cannot be read before it is taken for more than a few broken files.
 _MAX_FAILURES = 100
-# What the readers of files and datasets raise; TypeError is soundfile's, for raw samples without a header.
-_FAILURES = (OSError, ValueError, TypeError)
+# What the readers of files and datasets raise.
+_FAILURES = (OSError, ValueError)
 
 
 class CropDataset(Dataset[dict[str, Any]]):
@@ -44,6 +44,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         weights: Relative frequencies of the clips that replace a broken one; `None` means equal ones.
         cache_mb: Megabytes in which each process keeps decoded clips of up to a minute, as 16-bit samples, until they
             are full; 0 keeps none. Recordings of more than 16 bits, or resampled ones, are then rounded to 16.
+        allow_incomplete: Whether to take what there is of recordings that break off; without it they are failures.
 
     Raises:
         ValueError: If there is no clip, or a crop is longer than a section.
@@ -65,6 +66,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         max_clip_s: float = 10.0,
         weights: np.ndarray | None = None,
         cache_mb: float = 0.0,
+        allow_incomplete: bool = False,
     ):
         if not clips:
             raise ValueError("expected at least one clip, got none")
@@ -82,6 +84,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         self.max_clip_s = max_clip_s
         self._chances = None if weights is None else weights / weights.sum()
         self._extractor = WavTokenizerFeatureExtractor(sampling_rate=sampling_rate)
+        self.allow_incomplete = allow_incomplete
         self._is_keeping = cache_mb > 0
         self._room_bytes = cache_mb * 1e6
         self._kept: dict[int, _Kept] = {}
@@ -134,7 +137,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         kept = self._kept.get(index)
         if kept is None:
             max_s = max(self.max_clip_s, _LONGEST_KEPT_S) if self._is_keeping else self.max_clip_s
-            samples, file_rate = self.clips[index].read(max_s, position)
+            clip = self.clips[index]
+            samples, file_rate = clip.read(max_s, position, allow_incomplete=self.allow_incomplete)
             mono = self._extractor(samples, sampling_rate=file_rate, resample=True)["input_values"][0, 0]
             if not self._is_keeping:
                 return mono, file_rate

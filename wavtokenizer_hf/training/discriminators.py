@@ -57,6 +57,7 @@ class DiscriminatorConfig:
         use_multi_resolution: Whether to judge magnitude spectra.
         use_multi_band: Whether to judge folded waveforms and complex spectra in bands, as the Descript codec does.
         width: Factor on the number of channels of every layer.
+        resolution_width: That of the multi-resolution family, which has fewer channels; `None` means `width`.
         num_bandwidths: Bandwidth ids that the first two families tell apart.
         periods: Of the first family, in samples.
         resolutions: FFT sizes of the second family, in samples; the hop is a quarter.
@@ -69,6 +70,7 @@ class DiscriminatorConfig:
     use_multi_resolution: bool = True
     use_multi_band: bool = True
     width: float = 1.0
+    resolution_width: float | None = None
     num_bandwidths: int = 4
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
     resolutions: tuple[int, ...] = (1024, 2048, 512)
@@ -81,8 +83,9 @@ class DiscriminatorConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # files have lists
         if not (self.use_multi_period or self.use_multi_resolution or self.use_multi_band):
             raise ValueError("No family of discriminators is in use. Switch on one, or train without discriminators.")
-        if not self.width > 0:
-            raise ValueError(f"`width` must be above 0, got {self.width}.")
+        for name in ("width", "resolution_width"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         for name, lowest in (("periods", 1), ("resolutions", 4), ("band_periods", 1), ("band_resolutions", 4)):
             sizes = getattr(self, name)
             if any(size < lowest for size in sizes):
@@ -324,8 +327,9 @@ class MultiResolutionDiscriminator(_ConditionedFamily):
     """
 
     def __init__(self, config: DiscriminatorConfig):
+        width = config.width if config.resolution_width is None else config.resolution_width
         super().__init__(
-            (ResolutionDiscriminator(n_fft, config.width, config.num_bandwidths) for n_fft in config.resolutions),
+            (ResolutionDiscriminator(n_fft, width, config.num_bandwidths) for n_fft in config.resolutions),
             config.num_bandwidths,
             margin=max(config.resolutions) // 2,
         )

@@ -17,10 +17,14 @@ def initialise_from_data(encoder: WavTokenizerEncoder, input_values: torch.Tenso
 
     Args:
         encoder: A new one, whose weights are random.
-        input_values: Recordings (B, 1, T); they decide, so more of them make a better start.
+        input_values: Recordings (B, 1, T); they decide, so more of them make a better start. Silent or constant ones
+            do not count, and without any other the encoder stays as it is.
 
     Source: Salimans & Kingma 2016, "Weight Normalization", section 3.
     """
+    input_values = input_values[input_values.std(dim=(1, 2)) > _LEAST_DEVIATION]
+    if not len(input_values):
+        return
 
     def standardise(module: WavTokenizerConv1d, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         mean = output.mean(dim=(0, 2))

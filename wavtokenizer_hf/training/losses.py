@@ -12,14 +12,20 @@ import torch.nn.functional as F
 from wavtokenizer_hf.evaluation.signal import FLOOR, NUM_MELS, mel_spectrogram
 from wavtokenizer_hf.training.discriminators import Judgement, Judgements
 
-# The weights of the original's total.
+# The weights of the original's total, and 0 for losses that it has not. A loss of weight 0 is not computed.
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
         "discriminator/multi_period": 1.0,
         "discriminator/multi_resolution": 1.0,
         "discriminator/multi_band": 1.0,
         "generator/mel": 45.0,
+        "generator/multi_scale_mel": 0.0,
+        "generator/multi_resolution_stft": 0.0,
+        "generator/phase_advance": 0.0,
+        "generator/waveform": 0.0,
         "generator/commitment": 1000.0,
+        "generator/relative_commitment": 0.0,
+        "generator/latent_energy": 0.0,
         "generator/adversarial_multi_period": 1.0,
         "generator/adversarial_multi_resolution": 1.0,
         "generator/adversarial_multi_band": 1.0,

@@ -61,6 +61,7 @@ def make_gan_step(
         learner,
         weights=config.weights,
         sampling_rate=codec.config.sampling_rate,
+        quantizer_dropout=config.quantizer_dropout,
         max_grad_norm=settings.max_grad_norm,
         legacy=config.legacy,
     )

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.evaluation.figures import DYNAMIC_RANGE_DB, mel_spectrogram_db
 from wavtokenizer_hf.evaluation.report import QUIETEST_PEAK_DB
+from wavtokenizer_hf.evaluation.tone import FrameTone, tone_warning
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.validation import Validation
 
@@ -58,6 +59,21 @@ class RunningMeans:
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "num_steps": dict(self._num_steps)}
+
+    def check_state_dict(self, state: Any) -> None:
+        """Raises ValueError for anything else than what `state_dict` gives."""
+        sums, num_steps = state["sums"], state["num_steps"]
+        is_one = sums.keys() == num_steps.keys() and all(
+            type(name) is str
+            and isinstance(sums[name], torch.Tensor)
+            and sums[name].ndim == 0
+            and bool(sums[name].isfinite())
+            and type(number) is int
+            and number > 0
+            for name, number in num_steps.items()
+        )
+        if not is_one:
+            raise ValueError("it holds no sums of losses")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums, self._num_steps = state["sums"], state["num_steps"]
@@ -169,6 +185,8 @@ class RunLog:
     def validation(self, step: int, result: Validation) -> None:
         """Writes the figures of a validation and, to TensorBoard, sound and spectrograms."""
         self.write(step, result.figures)
+        if (line := tone_warning(result.measures.get(FrameTone.name))) and self.accelerator.is_main_process:
+            logger.warning("step %d: %s", step, line)
         if self.config.tracker != "tensorboard" or not self.accelerator.is_main_process:
             return
         writer: Any = self.accelerator.get_tracker("tensorboard").writer

@@ -1,14 +1,26 @@
 """The arithmetic of a GAN step: tensors in, named losses out. What to do with them is the trainer's."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
 from wavtokenizer_hf.training.codebook import quantize
 from wavtokenizer_hf.training.discriminators import Discriminators, halves
-from wavtokenizer_hf.training.losses import adversarial_losses, discriminator_losses, mel_loss
+from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS, adversarial_losses, discriminator_losses, mel_loss
+from wavtokenizer_hf.training.spectral_losses import (
+    multi_resolution_stft,
+    multi_scale_mel,
+    phase_advance,
+    waveform,
+)
+
+# What latents may hold before `generator/latent_energy` holds them back: that of their start from data.
+_LATENT_ENERGY = 1.0
+_LEAST_VARIANCE = 1e-8
 
 
 class Reconstruction(NamedTuple):
@@ -17,14 +29,18 @@ class Reconstruction(NamedTuple):
     Args:
         audio_values: (B, T), T a whole number of hops.
         encoder_latents: (B, D, L), before quantization.
-        audio_codes: int64 (B, L).
+        audio_codes: int64 (B, L); (B, 0) without quantizer.
+        quantized_latents: (B, D, L), the entries of the codes; without quantizer the latents.
         commitment: The commitment loss, a scalar.
+        num_bypassed: The decoder heard the latents themselves of so many first clips.
     """
 
     audio_values: torch.Tensor
     encoder_latents: torch.Tensor
     audio_codes: torch.Tensor
+    quantized_latents: torch.Tensor
     commitment: torch.Tensor
+    num_bypassed: int
 
 
 class Generator(nn.Module):
@@ -41,22 +57,39 @@ class Generator(nn.Module):
         model.encoder_model.encoder.requires_grad_(trains_encoder)
 
     def forward(
-        self, input_values: torch.Tensor, bandwidth_id: int | torch.Tensor, uses_quantizer: bool = True
+        self,
+        input_values: torch.Tensor,
+        bandwidth_id: int | torch.Tensor,
+        uses_quantizer: bool = True,
+        num_bypassed: int = 0,
     ) -> Reconstruction:
         """Reconstructs (B, 1, T).
 
         Args:
-            uses_quantizer: `False` hands the latents on as they are; the codes are then empty.
+            uses_quantizer: `False` hands all latents on as they are; the codes are then empty.
+            num_bypassed: Hands on the latents of so many first clips as they are; codes are those of all clips.
         """
-        encoder_model = self.model.encoder_model
-        latents, _ = encoder_model.encoder(input_values)
-        if uses_quantizer:
-            codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
-        else:
-            quantized, commitment = latents, latents.new_zeros(())
-            codes = torch.empty(latents.shape[0], 0, dtype=torch.int64, device=latents.device)
-        audio_values = self.model.decode(bandwidth_id=bandwidth_id, quantized_latents=quantized).audio_values
-        return Reconstruction(audio_values[:, 0], latents, codes, commitment)
+        return reconstruct(self.model, input_values, bandwidth_id, uses_quantizer, num_bypassed)
+
+
+def reconstruct(
+    model: WavTokenizerModel,
+    input_values: torch.Tensor,
+    bandwidth_id: int | torch.Tensor | None = None,
+    uses_quantizer: bool = True,
+    num_bypassed: int = 0,
+) -> Reconstruction:
+    """Reconstructs (B, 1, T); see `Generator.forward`. Training and validation hear the same."""
+    encoder_model = model.encoder_model
+    latents, _ = encoder_model.encoder(input_values)
+    if uses_quantizer:
+        codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
+    else:
+        quantized, commitment, num_bypassed = latents, latents.new_zeros(()), latents.shape[0]
+        codes = torch.empty(latents.shape[0], 0, dtype=torch.int64, device=latents.device)
+    heard = torch.cat([latents[:num_bypassed].to(quantized.dtype), quantized[num_bypassed:]])
+    audio_values = model.decode(bandwidth_id=bandwidth_id, quantized_latents=heard).audio_values
+    return Reconstruction(audio_values[:, 0], latents, codes, quantized, commitment, num_bypassed)
 
 
 def judge(
@@ -67,13 +100,46 @@ def judge(
 
 
 def reconstruction_losses(
-    real: torch.Tensor, reconstruction: Reconstruction, sampling_rate: int, cutoff_hz: torch.Tensor | None = None
+    real: torch.Tensor,
+    reconstruction: Reconstruction,
+    sampling_rate: int,
+    cutoff_hz: torch.Tensor | None = None,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
 ) -> dict[str, torch.Tensor]:
-    """`generator/mel` and `generator/commitment` for recordings (B, T)."""
-    return {
-        "generator/mel": mel_loss(real, reconstruction.audio_values, sampling_rate, cutoff_hz),
-        "generator/commitment": reconstruction.commitment,
+    """The losses `generator/…` that need no discriminator, for recordings (B, T).
+
+    `generator/mel` is always among them, so that all runs can be compared by it; the others if their weight is not 0.
+    """
+    fake, bypassed = reconstruction.audio_values, reconstruction.num_bypassed
+    spectral = real, fake, sampling_rate, cutoff_hz
+    losses = {
+        "generator/mel": lambda: mel_loss(*spectral),
+        "generator/multi_scale_mel": lambda: multi_scale_mel(*spectral),
+        "generator/multi_resolution_stft": lambda: multi_resolution_stft(*spectral),
+        "generator/phase_advance": lambda: phase_advance(*spectral),
+        "generator/commitment": lambda: reconstruction.commitment,
+        "generator/relative_commitment": lambda: relative_commitment(reconstruction),
+        "generator/latent_energy": lambda: latent_energy(reconstruction.encoder_latents),
     }
+    if bypassed:
+        # What passed the quantizer cannot keep the waveform, and to ask for it would smear what it can keep.
+        losses["generator/waveform"] = lambda: waveform(real[:bypassed], fake[:bypassed])
+    return {name: loss() for name, loss in losses.items() if name == "generator/mel" or weights[name]}
+
+
+def relative_commitment(reconstruction: Reconstruction) -> torch.Tensor:
+    """The commitment loss as a share of the variance of the chosen entries: its weight fits latents of any size.
+
+    1 says that an entry tells no more of its latent than their common mean would.
+    """
+    entries = reconstruction.quantized_latents.detach().float()
+    variance = entries.transpose(0, 1).flatten(1).var(dim=1, correction=0).mean()  # (B, D, L) -> (D, B * L)
+    return reconstruction.commitment / variance.clamp(min=_LEAST_VARIANCE)
+
+
+def latent_energy(latents: torch.Tensor) -> torch.Tensor:
+    """How far the mean square of the latents lies above 1, so that what passes unquantized keeps near the entries."""
+    return F.relu(latents.float().square().mean() - _LATENT_ENERGY)
 
 
 def deception_losses(

@@ -4,11 +4,13 @@ import collections
 import dataclasses
 import json
 import logging
+import math
 import random
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, reduce
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from wavtokenizer_hf.audio.atomic import discard_partial, partial_path, recover, replacing_folder
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
 from wavtokenizer_hf.training.checkpoint import (
@@ -27,26 +30,26 @@ from wavtokenizer_hf.training.checkpoint import (
     STATE,
     checkpoint_path,
     checkpoints,
-    discard_partial,
     load_codec,
     load_discriminators,
-    partial_path,
-    replacing_folder,
     rotate,
     save_codec,
     save_discriminators,
+    step_of,
 )
 from wavtokenizer_hf.training.clips import Clip, clip_weights, find_clips
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.dataset import CropDataset, collate, crop_length, failure_report
 from wavtokenizer_hf.training.discriminators import Discriminators
+from wavtokenizer_hf.training.gan import DivergenceError
 from wavtokenizer_hf.training.initialisation import initialise_from_data
 from wavtokenizer_hf.training.optimizers import make_gan_step
 from wavtokenizer_hf.training.report import write_training_report
 from wavtokenizer_hf.training.runlog import RunLog, RunningMeans
 from wavtokenizer_hf.training.sampler import EpochSampler
+from wavtokenizer_hf.training.state import is_finite, load_training_state
 from wavtokenizer_hf.training.steps import Generator
-from wavtokenizer_hf.training.validation import Example, Validation, validate
+from wavtokenizer_hf.training.validation import Example, Validation, pitch_is_missing, validate
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class Progress:
         epoch: The epoch of the next batch.
         batch: Batches of that epoch that were taken.
         best_mel: Lowest validation loss so far.
+        is_best_quantized: Whether it was reached through the quantizer.
         failures: How often each clip could not be read.
     """
 
@@ -74,6 +78,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best_mel: float = float("inf")
+    is_best_quantized: bool = False
     failures: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,6 +86,24 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state, failures=collections.Counter(state["failures"]))
+
+    def check_state_dict(self, state: Any) -> None:
+        """Raises ValueError for anything else than a state of this class, or one of before `is_best_quantized`."""
+        expected = vars(Progress()).keys()
+        if not isinstance(state, dict) or not expected - {"is_best_quantized"} <= state.keys() <= expected:
+            raise ValueError("it does not say where a run stands")
+        for name in ("step", "epoch", "batch"):
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{name} must be a whole number, 0 or more, got {state[name]!r}")
+        if type(state["best_mel"]) is not float or math.isnan(state["best_mel"]):
+            raise ValueError(f"best_mel must be a number, got {state['best_mel']!r}")
+        if type(state.get("is_best_quantized", False)) is not bool:
+            raise ValueError(f"is_best_quantized must be true or false, got {state['is_best_quantized']!r}")
+        counts = state["failures"]
+        if not isinstance(counts, dict) or not all(
+            type(line) is str and type(count) is int for line, count in counts.items()
+        ):
+            raise ValueError("failures must be lines and how often they came up")
 
 
 class Trainer:
@@ -100,7 +123,8 @@ class Trainer:
     Raises:
         FileExistsError: If `run` holds something and is not to be resumed.
         FileNotFoundError: If data, the codec to start from or the checkpoint to go on from is missing.
-        ValueError: If the configuration, the codec and the data do not go together. Nothing is written then.
+        ValueError: If the configuration, the codec and the data do not go together, or the checkpoint is not one of
+            such a run. Nothing is written then.
     """
 
     def __init__(self, config: TrainingConfig, run: Path, is_resuming: bool = False):
@@ -134,15 +158,25 @@ class Trainer:
         self.discriminators: Any = self.gan.discriminators
         self.learner = self.gan.learner
         self.progress, means = Progress(), RunningMeans()
-        self.accelerator.register_for_checkpointing(self.progress, means, *self.schedulers)
+        registered = [self.progress, means, *self.schedulers]
         if self.averaged is not None:
-            self.averaged.to(self.accelerator.device)
-            self.accelerator.register_for_checkpointing(self.averaged)
-        self._prepare_folder()
+            registered.append(self.averaged.to(self.accelerator.device))
+        self.accelerator.register_for_checkpointing(*registered)
         if is_resuming:
             newest = checkpoints(run)[-1]
-            self.accelerator.load_state(newest / STATE)
+            load_training_state(
+                newest / STATE,
+                self.accelerator,
+                [module for module in (self.generator, self.discriminators) if module is not None],
+                [one for one in (self.gan.generator_optimizer, self.gan.discriminator_optimizer) if one is not None],
+                registered,
+            )
+            if self.progress.step != step_of(newest):
+                raise ValueError(
+                    f"{newest} holds the state of step {self.progress.step}; go on from another checkpoint"
+                )
             self._say(f"going on from {newest}")
+        self._prepare_folder()
         self.log = RunLog(
             self.accelerator,
             run,
@@ -152,6 +186,10 @@ class Trainer:
             sampling_rate=self.codec_config.sampling_rate,
         )
         self.stopped_by: int | None = None
+        self._num_pitch_clips = config.data.max_pitch_clips
+        if self._num_pitch_clips and (reason := pitch_is_missing()):
+            self._num_pitch_clips = 0
+            self._say(f"validation leaves out pitch and voicing: {reason}")
         self._examples: Sequence[Example] = ()
 
     # ------------------------------------------------------------------------------------------------------- setup
@@ -168,8 +206,10 @@ class Trainer:
     def _prepare_folder(self) -> None:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.run.mkdir(parents=True, exist_ok=True)
-            discard_partial(self.run)
+            (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
+            for folder in (self.run, self.run / "checkpoints"):
+                discard_partial(folder)
+            recover(self.run / BEST)
             (self.run / CONFIG_FILE).write_text(yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         self.accelerator.wait_for_everyone()
 
@@ -227,7 +267,7 @@ class Trainer:
         config, codec = self.config, self.codec_config
         data, accelerator = config.data, self.accelerator
         self.crop_samples = crop_length(data.crop_s, codec.sampling_rate, codec.hop_length)
-        weights = clip_weights(self.training_clips, data.weights)
+        weights = clip_weights(self.training_clips, data.weights, data.length_power)
         self.dataset = CropDataset(
             self.training_clips,
             sampling_rate=codec.sampling_rate,
@@ -237,6 +277,7 @@ class Trainer:
             max_clip_s=data.max_clip_s,
             weights=weights,
             cache_mb=data.cache_mb,
+            allow_incomplete=data.allow_incomplete,
         )
         self.sampler, self.initial_sampler = (
             EpochSampler(
@@ -256,6 +297,7 @@ class Trainer:
             seed=config.seed,
             is_training=False,
             max_clip_s=max(data.max_clip_s, data.validation_s + 1),
+            allow_incomplete=data.allow_incomplete,
         )
 
     def _say(self, message: str) -> None:
@@ -285,6 +327,9 @@ class Trainer:
 
         Args:
             stop_after_s: Stop after so many seconds; `None` runs to the end. SIGTERM and SIGINT stop it, too.
+
+        Raises:
+            DivergenceError: If a loss, a gradient or a weight is not finite. The checkpoints are then those of before.
         """
         config, progress = self.config, self.progress
         started, first_step = time.monotonic(), progress.step
@@ -340,6 +385,11 @@ class Trainer:
     @property
     def _uses_discriminators(self) -> bool:
         return self.discriminators is not None and self.progress.step >= self.config.discriminator_start_step
+
+    @property
+    def _used_quantizer(self) -> bool:
+        """Whether the decoder heard quantized latents in the last step."""
+        return self.progress.step > self.config.quantizer_start_step
 
     @property
     def _step_seconds(self) -> float:
@@ -464,12 +514,19 @@ class Trainer:
             batch_size=config.batch_size,
             num_pictures=config.num_pictures,
             uses_cutoff=config.data.uses_cutoff,
+            num_pitch_clips=self._num_pitch_clips,
+            uses_quantizer=self._used_quantizer,
         )
+        if not math.isfinite(result.mel):
+            raise DivergenceError(self.progress.step, {"validation/mel": result.mel})
         self.log.validation(self.progress.step, result)
         self._examples = result.examples
         self.progress.failures.update(result.failures)
-        if result.mel < self.progress.best_mel:
+        # Whatever a codec could do without its quantizer, the first one with it is better.
+        is_alike = self._used_quantizer == self.progress.is_best_quantized
+        if result.mel < self.progress.best_mel if is_alike else self._used_quantizer:
             self.progress.best_mel = result.mel
+            self.progress.is_best_quantized = self._used_quantizer
             if accelerator.is_main_process:
                 with replacing_folder(self.run / BEST) as folder:
                     save_codec(folder, self.final_model)
@@ -481,20 +538,20 @@ class Trainer:
 
     def save(self) -> Path:
         """Writes a checkpoint whole or not at all, and drops the oldest."""
+        for name, module in (("generator", self.generator), ("discriminator", self.discriminators)):
+            if module is not None and not is_finite(module):
+                raise DivergenceError(self.progress.step, {f"a weight of the {name}": math.nan})
         target = checkpoint_path(self.run, self.progress.step)
-        staging = partial_path(target)
         is_main = self.accelerator.is_main_process
+        with replacing_folder(target) if is_main else nullcontext(partial_path(target)) as staging:
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(staging / STATE))
+            if is_main:
+                save_codec(staging, self.final_model)
+                if self.discriminators is not None:
+                    save_discriminators(staging, self.accelerator.unwrap_model(self.discriminators))
+            self.accelerator.wait_for_everyone()
         if is_main:
-            staging.mkdir(parents=True, exist_ok=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(staging / STATE))
-        if is_main:
-            save_codec(staging, self.final_model)
-            if self.discriminators is not None:
-                save_discriminators(staging, self.accelerator.unwrap_model(self.discriminators))
-        self.accelerator.wait_for_everyone()
-        if is_main:
-            staging.rename(target)
             rotate(self.run, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         return target
