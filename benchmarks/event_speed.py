@@ -188,7 +188,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with torch.inference_mode():
         result = measure(arguments.rounds, arguments.events)
-    write_result(arguments.out, result | {"conditions": conditions(load)})
+    write_result(arguments.out, conditions(load) | result)
     for part, columns in result["seconds"].items():
         print(part, columns, result["times_the_plain"][part])
 

@@ -131,6 +131,29 @@ def training_table(result: dict[str, Any]) -> str:
     )
 
 
+def event_speed_table(result: dict[str, Any]) -> str:
+    """A row for each part of the work; ratios to the plain arithmetic."""
+    parts = {
+        "encode_window": "encode a window",
+        "encoder_pass": "one pass of the encoder",
+        "render_window": "render its events",
+    }
+    columns = ("plain", "wavetable", "oscillator")
+    rows = [
+        [
+            words,
+            *(
+                f"{1000 * result['seconds'][part][column]:.0f} ms ({result['times_the_plain'][part][column]:.3g})"
+                for column in columns
+            ),
+        ]
+        for part, words in parts.items()
+    ]
+    events = ", ".join(f"{result['events'][column]}" for column in columns)
+    caption = f"In brackets: how many times as fast as the plain arithmetic. Events: {events}. {conditions(result)}"
+    return table(["process time", *columns], rows, caption)
+
+
 def revival_table(result: dict[str, Any]) -> str:
     """A row for each way in which a codebook learns."""
     return table(
@@ -202,6 +225,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "nano_75": evaluation_table,
     "nano_75_brief": brief_evaluation_table,
     "training": training_table,
+    "event_speed": event_speed_table,
     "revival": revival_table,
 }
 
