@@ -120,7 +120,7 @@ def convert(
     return Conversion(out, config, key_map, num_bytes, yaml_settings, remark)
 
 
-def _read(checkpoint: OriginalCheckpoint, name: str) -> torch.Tensor:
+def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     values = checkpoint.read(name)
     if not values.isfinite().all():
         raise ConversionError(
