@@ -259,8 +259,8 @@ class WavTokenizerConfig(PreTrainedConfig):
                 f"`decoder_attention_num_groups` must divide `decoder_hidden_size`, got "
                 f"{self.decoder_attention_num_groups} and {self.decoder_hidden_size}."
             )
-        if not 0 < self.norm_eps < 1:
-            raise ValueError(f"`norm_eps` must be above 0 and below 1, got {self.norm_eps}.")
+        if not 0 < self.norm_eps <= 1:
+            raise ValueError(f"`norm_eps` must be above 0 and at most 1, got {self.norm_eps}.")
         if not 0 <= self.bandwidth_id < self.adanorm_num_embeddings:
             raise ValueError(
                 f"`bandwidth_id` must lie in 0..{self.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), got "
@@ -366,7 +366,7 @@ def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     kinds = ("configuration", "feature_extraction", "modeling", *further)
-    for name in ("audio_input.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
+    for name in ("audio_input.py", "audio_preparation.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
         source = Path(__file__).with_name(name)
         destination = directory / source.name
         # transformers' cache of a folder's code holds what was loaded of it.
@@ -422,10 +422,27 @@ def fingerprint(model: torch.nn.Module) -> str:
             "or a WavTokenizerEncoderModel."
         )
     settings = {name: getattr(encoder_model.config, name) for name in _ENCODING_FIELDS}
+    digest = digest_of(
+        settings,
+        {
+            name: tensor
+            for name, tensor in encoder_model.state_dict().items()
+            if name.startswith(("encoder.", "quantizer.codebook.embed")) and not name.endswith("embed_avg")
+        },
+    )
+    # A fused encoder holds other tensors, which compute the same.
+    before_fusing = getattr(encoder_model, "fingerprints_before_fusing", {})
+    return before_fusing.get(digest, digest)
+
+
+def digest_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over settings and weights by their names, 64 hexadecimal digits, in whatever order they come.
+
+    Raises:
+        ValueError: If a tensor is not in memory (meta or offloaded).
+    """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(encoder_model.state_dict().items()):
-        if not name.startswith(("encoder.", "quantizer.codebook.embed")) or name.endswith("embed_avg"):
-            continue
+    for name, tensor in sorted(tensors.items()):
         if tensor.is_meta:
             raise ValueError(
                 f"A fingerprint needs every encoder weight in memory, and {name} is on the meta device (offloaded to "
@@ -433,9 +450,7 @@ def fingerprint(model: torch.nn.Module) -> str:
             )
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    # A fused encoder holds other tensors, which compute the same.
-    before_fusing = getattr(encoder_model, "fingerprints_before_fusing", {})
-    return before_fusing.get(digest.hexdigest(), digest.hexdigest())
+    return digest.hexdigest()
 
 
 __all__ = ["WavTokenizerCausalConfig", "WavTokenizerConfig"]

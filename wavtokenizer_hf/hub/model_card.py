@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 import jinja2
+from markupsafe import Markup
 
-from wavtokenizer_hf.audio.shown import markdown
+from wavtokenizer_hf.audio.shown import in_code, markdown
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
 
 # What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
@@ -74,4 +75,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = lambda value: Markup(in_code(value))
     return environment.from_string(text)
