@@ -1,4 +1,8 @@
-"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own."""
+"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own.
+
+Importing these files imports nothing heavy, so that help, wrong use and completion come at once: what a command needs
+for its work is imported when it runs.
+"""
 
 import sys
 import warnings
@@ -7,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wavtokenizer_hf import __version__
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 from wavtokenizer_hf.audio.shown import folded
 from wavtokenizer_hf.cli.decode import decode
@@ -34,9 +39,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import version
-
-        typer.echo(f"wavtokenizer-hf {version('wavtokenizer-hf')}")
+        typer.echo(f"wavtokenizer-hf {__version__}")
         raise typer.Exit
 
 

@@ -68,6 +68,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     import wavtokenizer_hf
     from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 
+    wavtokenizer_hf.register()
     model_class: type[WavTokenizerPreTrainedModel]
     if part == "encoder" or stored == _ENCODER_ONLY:
         model_class = wavtokenizer_hf.WavTokenizerEncoderModel
