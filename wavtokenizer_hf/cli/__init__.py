@@ -14,6 +14,7 @@ import typer
 from wavtokenizer_hf import __version__
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.cli.convert import EPILOG, convert
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
 from wavtokenizer_hf.cli.errors import say
@@ -25,6 +26,7 @@ from wavtokenizer_hf.cli.reconstruct import reconstruct
 from wavtokenizer_hf.cli.status import status
 from wavtokenizer_hf.cli.tokenize_corpus import tokenize_corpus
 from wavtokenizer_hf.cli.train import train
+from wavtokenizer_hf.cli.verify import verify
 
 app = typer.Typer(
     name="wavtokenizer",
@@ -63,8 +65,10 @@ for _command in (
     status,
     export_tokens,
     export_hub,
+    verify,
 ):
     app.command()(_command)
+app.command(epilog=EPILOG)(convert)
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
