@@ -61,7 +61,7 @@ def docs_directory(docs_codec, docs_language_model, tmp_path, monkeypatch) -> Pa
     shutil.copyfile(RECORDING, tmp_path / "speech.flac")
     shutil.copytree(AUDIO, tmp_path / "clips")
     monkeypatch.chdir(tmp_path)
-    # Commands of the package and `python -m conversion` work as in an environment that was set up as the README says.
+    # Commands of the package work as in an environment that was set up as the README says.
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return tmp_path

@@ -21,12 +21,12 @@ import torch
 import typer.main
 
 import wavtokenizer_hf.cli
-from conversion.checkpoints import resolve
-from conversion.errors import UsageError
 from tests.docs.commands import is_own_command, run_own_command
 from tests.docs.conftest import RECORDING
 from tests.docs.markdown import REPOSITORY, Block, anchors, blocks, documents, links, read
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.conversion.checkpoints import resolve
+from wavtokenizer_hf.conversion.errors import UsageError
 from wavtokenizer_hf.hub.export import export_to_hub_folder
 from wavtokenizer_hf.training.config import load_config
 
@@ -48,7 +48,7 @@ def check_what_is_installed(command: str) -> None:
 
 
 def check_released_checkpoint(command: str) -> None:
-    assert resolve(command.split()[4]).release
+    assert resolve(command.split()[2]).release
 
 
 def check_training(command: str) -> None:
@@ -76,7 +76,7 @@ NOT_RUN: dict[str, Callable[[str], None]] = {
     "pip install ": check_what_is_installed,
     "python -m pip install ": check_what_is_installed,
     "git clone ": lambda command: None,
-    "python -m conversion convert ": check_released_checkpoint,
+    "wavtokenizer convert ": check_released_checkpoint,
     "wavtokenizer train small-75 ": check_training,
     "wavtokenizer train finetune-decoder ": check_training,
     "accelerate launch -m wavtokenizer_hf tokenize-corpus ": check_corpus,
@@ -232,7 +232,7 @@ def test_a_command_that_fails_is_noticed():
 
 @pytest.mark.parametrize(
     "command",
-    ["make tea", "pip install transformers", "pip install '.[gold]'", "python -m conversion convert my.ckpt folder"],
+    ["make tea", "pip install transformers", "pip install '.[gold]'", "wavtokenizer convert my.ckpt folder"],
 )
 def test_a_command_that_is_not_run_must_make_sense(command):
     with pytest.raises((AssertionError, UsageError)):

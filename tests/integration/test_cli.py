@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.original_checkpoint import write_checkpoint
 from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import (
     WavTokenizerDecoderModel,
@@ -340,6 +341,9 @@ def test_outputs_are_written_over_only_when_told_so(run, folder):
         (("encode", "gone.wav", "-o", "a.npz", "-m", "{folder}"), "no such file: gone.wav"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "./nowhere"), "no such folder"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "a.wav"), "is a file"),
+        (("encode", "a.wav", "-o", "a.npz", "-m", "nano-57"), "did you mean nano-75?"),
+        (("info", "Small-Speech-57token"), "did you mean small-speech-75token?"),
+        (("info", "novateur/WavTokenizer"), "name one: small-speech-40token, small-speech-75token"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "."), "holds no config.json"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "{folder}", "--device", "abacus"), "no device 'abacus'"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "{folder}", "--dtype", "int8"), "int8"),
@@ -390,6 +394,36 @@ def test_a_model_that_is_nowhere_fails_with_both_places_named(run):
     status, _, err = run("encode", CLIP, "-o", "a.npz", "-m", "nobody/nothing")
     assert status == 1
     assert err.startswith("error: nobody/nothing is neither a folder here nor to be had from the Hub: ")
+
+
+def test_a_released_checkpoint_goes_by_its_name_and_is_converted_once(run, tmp_path, monkeypatch):
+    downloads = []
+
+    def download(repo_id, filename, *, revision=None):
+        downloads.append(filename)
+        return str(write_checkpoint(tmp_path / "original.ckpt"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    status, _, err = run("encode", CLIP, "-o", "a.npz", "-m", "medium-speech-75token")
+    assert status == 0
+    assert "was not converted yet: wavtokenizer convert medium-speech-75token" in err
+    status, out, err = run("decode", "a.npz", "-o", "a.wav", "-m", "medium-speech-75token")
+    assert (status, out, err) == (0, "a.wav: 1.90 s at 24000 Hz\n", "")
+    assert downloads == ["wavtokenizer_medium_speech_320_24k.ckpt"]
+    assert CodeFile.load("a.npz").model == "medium-speech-75token"
+
+
+def test_a_released_checkpoint_that_cannot_be_had_leaves_nothing(run, tmp_path, monkeypatch):
+    def download(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    status, _, err = run("info", "simvq-262k")
+    assert status == 1
+    assert err.endswith("epoch=49-step=138600.ckpt: no network")
+    assert names_in(tmp_path) == set()
 
 
 def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run, tmp_path):

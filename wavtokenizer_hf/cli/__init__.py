@@ -1,4 +1,8 @@
-"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own."""
+"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own.
+
+Importing these files imports nothing heavy, so that help, wrong use and completion come at once: what a command needs
+for its work is imported when it runs.
+"""
 
 import sys
 import warnings
@@ -7,8 +11,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wavtokenizer_hf import __version__
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.cli.convert import EPILOG, convert
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
 from wavtokenizer_hf.cli.errors import say
@@ -20,6 +26,7 @@ from wavtokenizer_hf.cli.reconstruct import reconstruct
 from wavtokenizer_hf.cli.status import status
 from wavtokenizer_hf.cli.tokenize_corpus import tokenize_corpus
 from wavtokenizer_hf.cli.train import train
+from wavtokenizer_hf.cli.verify import verify
 
 app = typer.Typer(
     name="wavtokenizer",
@@ -34,9 +41,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import version
-
-        typer.echo(f"wavtokenizer-hf {version('wavtokenizer-hf')}")
+        typer.echo(f"wavtokenizer-hf {__version__}")
         raise typer.Exit
 
 
@@ -60,8 +65,10 @@ for _command in (
     status,
     export_tokens,
     export_hub,
+    verify,
 ):
     app.command()(_command)
+app.command(epilog=EPILOG)(convert)
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from wavtokenizer_hf.checkpoints import find_model, reading_model
+from wavtokenizer_hf.cli.errors import say
+from wavtokenizer_hf.cli.jobs import StageBars
+from wavtokenizer_hf.conversion.checkpoints import find_release, is_released_repository
 
 if TYPE_CHECKING:
     import torch
 
     from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
+    from wavtokenizer_hf.conversion.checkpoints import ReleasedCheckpoint
     from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 
 Part = Literal["encoder", "decoder", "whole", "stored"]
@@ -45,17 +49,17 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     """Loads what a command needs of a model.
 
     Args:
-        name: A folder, a Hub id, or the checkpoint of the package.
+        name: As `find_codec` takes it.
         part: `"encoder"` leaves the decoder's weights unread. `"decoder"` reads the encoder too where there is one,
             since the fingerprint covers it. `"stored"` takes what there is.
         dtype: torch's name; `"stored"` keeps that of the checkpoint and takes no fingerprint.
 
     Raises:
-        BadParameter: If there is no such folder or device.
+        BadParameter: If there is no such model or device.
         ValueError: If the folder holds another kind of model, or lacks the part.
     """
+    name = find_codec(name)
     place = find_device(device)
-    name = find_model(name)
     config = load_config(name, revision)
     stored = next(iter(config.architectures or ()), "")
     if part in ("encoder", "whole") and stored == _DECODER_ONLY:
@@ -68,6 +72,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
     import wavtokenizer_hf
     from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 
+    wavtokenizer_hf.register()
     model_class: type[WavTokenizerPreTrainedModel]
     if part == "encoder" or stored == _ENCODER_ONLY:
         model_class = wavtokenizer_hf.WavTokenizerEncoderModel
@@ -95,9 +100,7 @@ def load_codec(name: str, part: Part, *, revision: str = "main", device: str = "
 
 
 def load_config(name: str, revision: str = "main") -> "WavTokenizerConfig":
-    """Reads the config of a folder or a Hub id; says in plain words what is wrong with a name that is neither."""
-    _check_name(name)
-
+    """Reads the config of a folder or a Hub id; says in plain words what is wrong with what they hold."""
     from transformers.utils import logging
 
     from wavtokenizer_hf import WavTokenizerCausalConfig, WavTokenizerConfig
@@ -126,16 +129,45 @@ def check_bandwidth_id(bandwidth_id: int | None, config: "WavTokenizerConfig") -
         )
 
 
-def _check_name(name: str) -> None:
-    path = Path(name)
+def find_codec(name: str) -> str:
+    """What `from_pretrained` takes for a model's name: a folder, an id on the Hub, or a name that is known here.
+
+    Known are the checkpoint of the package and the released ones, which are downloaded and converted the first time,
+    into a folder beside the Hub's cache. The Hub is never asked for another name that has no owner.
+
+    Raises:
+        BadParameter: If it is none of these.
+        ConversionError: If a released checkpoint cannot be downloaded or converted.
+    """
+    path = Path(find_model(name))
     if path.is_file():
-        hint = ": convert it first with `python -m conversion convert`" if path.suffix in (".ckpt", ".pt") else ""
-        raise typer.BadParameter(f"a model is a folder or a Hub id, and {name} is a file{hint}")
+        hint = f"; convert it first: wavtokenizer convert {name} FOLDER" if path.suffix in (".ckpt", ".pt") else ""
+        raise typer.BadParameter(f"a model is a folder, a Hub id or a name, and {name} is a file{hint}")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise typer.BadParameter(f"{name} is not a model's folder: it holds no config.json")
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        return str(path)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise typer.BadParameter(f"no such folder, and not an id on the Hub: {name}")
+    if "/" in name and not is_released_repository(name):
+        return name
+    return _find_converted(find_release(name))
+
+
+def _find_converted(release: "ReleasedCheckpoint") -> str:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HOME, "wavtokenizer-hf", release.name)
+    if not (folder / "config.json").is_file():
+        from wavtokenizer_hf.conversion.convert import convert
+
+        say(f"{release.name} was not converted yet: wavtokenizer convert {release.name} {folder}", err=True)
+        say(f"downloading {release.repo}:{release.file}", err=True)
+        with StageBars() as bars:
+            done = convert(release.name, folder, progress=bars.update)
+        if done.remark:
+            say(done.remark, err=True)
+    return str(folder)
 
 
 def find_device(name: str) -> "torch.device":

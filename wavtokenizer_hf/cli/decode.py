@@ -63,12 +63,13 @@ def decode(
             overwrite=overwrite,
         )
 
-        import torch
-
         from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
-        from wavtokenizer_hf.streaming import decode_long
 
         codec = load_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
+        import torch
+
+        from wavtokenizer_hf.streaming import decode_long
+
         check_bandwidth_id(bandwidth_id, codec.config)
         clipped: list[Path] = []
         foreign: list[Path] = []

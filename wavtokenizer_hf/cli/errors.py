@@ -10,6 +10,7 @@ import typer
 
 from wavtokenizer_hf.audio.shown import folded, printable
 from wavtokenizer_hf.audio_input import RecordingWarning
+from wavtokenizer_hf.conversion.errors import UsageError
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
@@ -50,6 +51,8 @@ def reporting(debug: bool) -> Iterator[None]:
     except typer.BadParameter as error:
         error.message = folded(error.message)
         raise
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
     except Exception as error:
         report(error, debug=debug)
         raise typer.Exit(1) from None

@@ -120,8 +120,11 @@ def evaluate(
         except FileNotFoundError as error:
             raise typer.BadParameter(str(error)) from None
 
+        from wavtokenizer_hf.cli.codec import check_bandwidth_id, find_codec, find_device, load_codec
+
+        if not are_pairs:
+            first = find_codec(first)
         import wavtokenizer_hf
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, find_device, load_codec
         from wavtokenizer_hf.evaluation.evaluate import evaluate as run_metrics
         from wavtokenizer_hf.evaluation.page import write_evaluation_page
         from wavtokenizer_hf.evaluation.pairs import CodecPairs, FolderPairs, Pairs, SpreadPairs

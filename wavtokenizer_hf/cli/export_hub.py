@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from wavtokenizer_hf.checkpoints import find_model
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting, say
 
@@ -34,7 +33,9 @@ def export_hub(
     Example: wavtokenizer export-hub FOLDER my-codec
     """
     with reporting(debug):
-        from wavtokenizer_hf.cli.codec import load_codec
+        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+        model = find_codec(model)
         from wavtokenizer_hf.hub.export import export_to_hub_folder
         from wavtokenizer_hf.hub.folder import check_target
 
@@ -42,7 +43,6 @@ def export_hub(
             check_target(directory, overwrite)
         except FileExistsError as error:
             raise typer.BadParameter(str(error)) from None
-        model = find_model(model)
         codec = load_codec(model, "whole", revision=revision, dtype="stored")
         card = Path(model, "README.md")
         folder = export_to_hub_folder(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
-from wavtokenizer_hf.checkpoints import DEFAULT, find_model
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting, say
 
@@ -58,10 +58,11 @@ def _describe_codes(path: str) -> dict[str, Any]:
 
 
 def _describe_model(name: str, revision: str) -> dict[str, Any]:
-    from wavtokenizer_hf.cli.codec import load_codec
+    from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+    name = find_codec(name)
     from wavtokenizer_hf.hub.stored_weights import read_stored_weights
 
-    name = find_model(name)
     codec = load_codec(name, "stored", revision=revision)
     stored = read_stored_weights(name, revision)
     config = codec.config

@@ -13,7 +13,7 @@ from wavtokenizer_hf.audio.files import FoundFile, find_files
 from wavtokenizer_hf.cli.errors import report, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,31 @@ def progress_bar(num_files: int) -> "Progress":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=num_files == 1)
+
+
+class StageBars:
+    """A progress bar for each stage of the work, on stderr; where that is no terminal, only its end is shown."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        share = TextColumn("{task.percentage:>3.0f}%")
+        columns = (TextColumn("{task.description}"), BarColumn(), share, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "StageBars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what)
+        self._progress.update(self._tasks[what], completed=done, total=total)
 
 
 def refuse_existing(outputs: Sequence[Path], overwrite: bool) -> None:

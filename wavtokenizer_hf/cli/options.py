@@ -29,9 +29,10 @@ Model = Annotated[
         "--model",
         "-m",
         envvar=MODEL_VARIABLE,
-        metavar="FOLDER|HUB_ID",
-        help="The codec: a folder that holds config.json and weights, an id on the Hugging Face Hub, or the small "
-        f"{DEFAULT} of this package, which is for trying things out.",
+        metavar="FOLDER|HUB_ID|NAME",
+        help="The codec: a folder that holds config.json and weights, an id on the Hugging Face Hub, the name of a "
+        "released checkpoint, which is downloaded and converted the first time (convert --help names them), or the "
+        f"small {DEFAULT} of this package, which is for trying things out.",
     ),
 ]
 Revision = Annotated[

@@ -66,11 +66,11 @@ def reconstruct(
             pages = {job.target: _page_folder(report, job, output, len(jobs)) for job in jobs}
             refuse_existing(list(pages.values()), overwrite)
 
-        import torch
-
         from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
 
         codec = load_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
+        import torch
+
         check_bandwidth_id(bandwidth_id, codec.config)
         clipped: list[Path] = []
 

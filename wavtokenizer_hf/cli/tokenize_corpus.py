@@ -113,6 +113,9 @@ def tokenize_corpus(
         if actors and not is_on_ray:
             raise typer.BadParameter("--actors goes with --ray")
 
+        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+        model = find_codec(model)
         from wavtokenizer_hf.corpus.source import find_source
 
         try:
@@ -120,7 +123,6 @@ def tokenize_corpus(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
 
-        from wavtokenizer_hf.cli.codec import load_codec
         from wavtokenizer_hf.corpus import run
         from wavtokenizer_hf.corpus.cluster import RayRunner
         from wavtokenizer_hf.corpus.launch import joined_processes

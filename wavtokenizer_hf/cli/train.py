@@ -93,8 +93,10 @@ def train(
 
         from transformers.utils.logging import disable_progress_bar
 
+        import wavtokenizer_hf
         from wavtokenizer_hf.training.trainer import Trainer
 
+        wavtokenizer_hf.register()
         trainer = Trainer(config, run, is_resuming=resume)
         disable_progress_bar()  # there would be one for each checkpoint
         progress = trainer.train(None if stop_after is None else 60 * stop_after)
