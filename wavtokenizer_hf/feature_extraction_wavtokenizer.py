@@ -15,7 +15,7 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .audio_input import MAX_RATE, read_audio, read_blocks, warn_of_level
 from .audio_preparation import as_float, as_mono, prepare
-from .configuration_wavtokenizer import copy_code_files, stored_form
+from .codec_files import copy_code_files, stored_form
 
 # In preprocessor_config.json, `peak_db` goes by the names that the transformers port has for it.
 _IS_NORMALIZED, _NORMALIZED_PEAK = "normalize_audio", "target_peak_dB_FS"
@@ -170,8 +170,7 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers; a feature extractor that names its code in `auto_map` takes the files along."""
-        if getattr(self, "auto_map", None):
-            copy_code_files(save_directory)
+        copy_code_files(save_directory, getattr(self, "auto_map", None))
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _refuse_left_padding(self) -> None:

@@ -33,7 +33,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
+from .codec_files import give_usual_modes
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-
 from conversion.event_codec import DISCRIMINATOR_KEPT, convert, to_ours
+
 from tests.golden.events import event_reference_weights as weights
 from tests.parity.events import clips, loaded_model, manifest, noise, original_state, recorded, training_numbers
 from wavtokenizer_hf.training.event_losses import EventDiscriminator, faded, loss_features

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import tiny_causal_config, tiny_config, tiny_model
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
 from wavtokenizer_hf.cli.codec import load_codec
+from wavtokenizer_hf.codec_files import check_same_codec
 from wavtokenizer_hf.codecs.registry import codec_of
-from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
 from wavtokenizer_hf.hub.export import export_to_hub_folder
 from wavtokenizer_hf.training.checkpoint import load_codec as load_for_training
 

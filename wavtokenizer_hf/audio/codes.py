@@ -103,6 +103,20 @@ class CodeFile:
                 raise ValueError(f"audio_codes must lie from 0 to {size - 1}, got {line.min()} to {line.max()}")
         object.__setattr__(self, "audio_codes", codes.astype(np.int64))
 
+    @classmethod
+    def made_by(cls, spec: CodecSpec, audio_codes: np.ndarray, num_samples: int, **texts: str) -> "CodeFile":
+        """Codes of a codec, (Q, L); `texts` are `source`, `reader` and `resampler`."""
+        return cls(
+            audio_codes=audio_codes,
+            sampling_rate=spec.sampling_rate,
+            num_samples=num_samples,
+            hop_length=spec.hop_length,
+            codebook_size=spec.codebook_sizes,
+            fingerprint=spec.fingerprint,
+            model=spec.name,
+            **texts,
+        )
+
     @functools.cached_property
     def spec(self) -> CodecSpec:
         """What is known of the codec that made the codes."""
@@ -182,7 +196,7 @@ class CodeFile:
         names = [field.name for field in dataclasses.fields(cls)]
         content = dict.fromkeys(_LATER_TEXTS, "") | dict(content)
         if content["format_version"] == 2:
-            content = {"hop_length": None} | content
+            content = {"hop_length": None, **content}
             if "codebook_sizes" in content:
                 content["codebook_size"] = content["codebook_sizes"]
         missing = [name for name in names if name not in content]
@@ -192,7 +206,8 @@ class CodeFile:
             if content["format_version"] == 1:  # of one codebook and a fixed hop
                 for name in ("hop_length", "codebook_size"):
                     _checked_count(name, content[name])
-            loaded = cls(**{name: content[name] for name in names})
+            values: dict[str, Any] = {name: content[name] for name in names}
+            loaded = cls(**values)
             if "checksum" in content and content["checksum"] != _checksum(content):
                 raise ValueError("its checksum is that of other values; without `checksum` it is taken as it is")
             return loaded

@@ -3,13 +3,16 @@
 import abc
 import copy
 import dataclasses
-import functools
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from wavtokenizer_hf.codec_files import check_same_codec
 from wavtokenizer_hf.codecs.spec import CodecSpec
+
+Part = Literal["encoder", "decoder", "whole", "stored"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +68,11 @@ class Codec(abc.ABC):
 
     model_types: ClassVar[tuple[str, ...]]
     """Those of `config.json` that the class serves."""
+    config_class: ClassVar[type[PreTrainedConfig]]
+    whole_class: ClassVar[type[PreTrainedModel]]
+    extractor_class: ClassVar[type]
+    card_template: ClassVar[str] = "model_card.md.j2"
+    """Of a folder's README.md: that of `hub/`, or one beside the family's file that extends it."""
 
     def __init__(self, model: Any, feature_extractor: Any = None, *, name: str = "", fingerprint: str | None = None):
         self.model = model
@@ -80,7 +88,7 @@ class Codec(abc.ABC):
     def spec_of(cls, config: Any, name: str = "", fingerprint: str | None = None) -> CodecSpec:
         """What a configuration says of a codec."""
 
-    @functools.cached_property
+    @property
     def spec(self) -> CodecSpec:
         return self.spec_of(self.model.config, self.name, self.fingerprint)
 
@@ -92,13 +100,13 @@ class Codec(abc.ABC):
     def device(self) -> torch.device:
         return self.model.device
 
-    def take_fingerprint(self) -> str:
-        """Identifies the mapping from waveforms to codes; see `codec_files.digest_of`.
+    @abc.abstractmethod
+    def take_fingerprint(self) -> str | None:
+        """Identifies the mapping from waveforms to codes; `None` if the model does not encode.
 
         Raises:
-            ValueError: If the model does not encode, or its weights are not in memory.
+            ValueError: If its weights are not in memory.
         """
-        raise ValueError(f"A {type(self.model).__name__} has no fingerprint.")
 
     # ------------------------------------------------------------------------------------------- what it does
 
@@ -141,6 +149,12 @@ class Codec(abc.ABC):
             options: Those of the family's own.
         """
 
+    @property
+    def prepares_blocks(self) -> bool:
+        """Whether a recording may be prepared piece by piece: not where its level is to be set."""
+        extractor: Any = self.feature_extractor
+        return getattr(extractor, "peak_db", None) is None and not getattr(extractor, "normalize", False)
+
     def for_encoding(self) -> "Codec":
         """A codec that gives the same codes, and need do nothing else; the faster the better."""
         return self
@@ -159,15 +173,56 @@ class Codec(abc.ABC):
     # ------------------------------------------------------------------------------------------- its files
 
     @classmethod
-    @abc.abstractmethod
-    def extractor_for(cls, config: Any) -> Any:
-        """The feature extractor that follows from a configuration."""
+    def model_class(cls, config: Any, part: Part) -> type[PreTrainedModel]:
+        """The class that loads a part of a folder; `"stored"` is whatever the folder holds.
+
+        Raises:
+            ValueError: If the folder lacks the part.
+        """
+        return cls.whole_class
 
     @classmethod
     @abc.abstractmethod
+    def auto_map(cls, config: Any) -> dict[str, str]:
+        """Where a folder's own code has the classes, for the Auto classes of transformers."""
+
+    @classmethod
+    def extractor_for(cls, config: Any) -> Any:
+        """The feature extractor that follows from a configuration."""
+        return cls.extractor_class(sampling_rate=config.sampling_rate, hop_length=config.hop_length)
+
+    @classmethod
     def check_extractor(cls, feature_extractor: Any, config: Any) -> None:
         """Refuses a feature extractor that makes other inputs than the model takes.
 
         Raises:
             ValueError: If rates or hop lengths differ.
         """
+        check_same_codec(feature_extractor, config)
+
+    def check_exportable(self) -> None:
+        """Refuses a model that no folder for the Hub can be made of.
+
+        Raises:
+            TypeError: If it is not the whole codec, as this package has it.
+            RuntimeError: If its weights are no longer in the form in which they are stored.
+        """
+        if not isinstance(self.model, self.whole_class):
+            raise TypeError(
+                f"expected a {self.whole_class.__name__}, got {type(self.model).__name__} of "
+                f"{type(self.model).__module__}: a folder holds the whole codec, as this package has it"
+            )
+
+    @classmethod
+    def describe_keys(cls, keys: Set[str]) -> dict[str, Any]:
+        """What the names of stored weights say about a folder, for people."""
+        return {}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses options that `decode` would refuse, before any work.
+
+        Raises:
+            ValueError: If there is an option that the family does not have, or with a value that it does not take.
+        """
+        if options:
+            raise ValueError(f"a codec of type {self.config.model_type!r} has no {next(iter(options))}")

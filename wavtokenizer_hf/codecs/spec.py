@@ -104,7 +104,7 @@ class CodecSpec:
         """
         if len(entries) % self.num_codebooks:
             raise ValueError(f"{len(entries)} codes are not frames of {self.num_codebooks} each")
-        audio_codes = entries.reshape(-1, self.num_codebooks).T - self._offsets
+        audio_codes: np.ndarray[Any, Any] = entries.reshape(-1, self.num_codebooks).T - self._offsets
         for place, (codes, size) in enumerate(zip(audio_codes, self.codebook_sizes, strict=True)):
             if codes.size and (codes.min() < 0 or codes.max() >= size):
                 frame = int(np.argmax((codes < 0) | (codes >= size)))
@@ -114,7 +114,7 @@ class CodecSpec:
         return audio_codes
 
     @property
-    def _offsets(self) -> np.ndarray:
+    def _offsets(self) -> np.ndarray[Any, Any]:
         """(Q, 1), the number of each codebook's first entry."""
         return np.cumsum((0, *self.codebook_sizes[:-1]))[:, None]
 
@@ -129,10 +129,11 @@ class CodecSpec:
             ValueError: If rates, hop lengths or codebooks differ.
         """
         for name in ("sampling_rate", "hop_length", "codebook_sizes"):
-            theirs, ours = getattr(made_with, name), getattr(self, name)
+            theirs: Any = getattr(made_with, name)
+            ours: Any = getattr(self, name)
             if theirs != ours:
                 if name == "codebook_sizes" and len(theirs) == len(ours) == 1:
-                    name, theirs, ours = "codebook_size", *theirs, *ours
+                    name, theirs, ours = "codebook_size", theirs[0], ours[0]
                 raise ValueError(
                     f"{what} was made with {name} {theirs}, and {self.name or 'the model'} has {ours}: decode it with "
                     f"the model that made it ({made_with.name or 'unknown'})"

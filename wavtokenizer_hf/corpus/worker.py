@@ -94,7 +94,7 @@ class Worker:
             source,
             codec.feature_extractor,
             # A level that is to be brought to a peak must be known as a whole.
-            long_samples=self._batch_samples if codec.feature_extractor.peak_db is None else math.inf,
+            long_samples=self._batch_samples if codec.prepares_blocks else math.inf,
             max_hours=settings.max_hours,
             keep_silent=settings.keep_silent,
             allow_incomplete=settings.allow_incomplete,
@@ -213,10 +213,8 @@ def encode_together(codec: Codec, clips: Sequence[np.ndarray]) -> list[EncodedCl
         row[0, : len(clip)] = torch.from_numpy(clip)
     is_padded = bool((lengths < longest).any())
     padding_mask = (torch.arange(longest) < lengths[:, None]).to(codec.device) if is_padded else None
-    codes = codec.encode(input_values.to(codec.device), padding_mask)
-    return [
-        EncodedClip(codec.spec.flatten(codes.of_clip(row).cpu().numpy()).copy(), len(clip)) for row, clip in enumerate(clips)
-    ]
+    codes, flatten = codec.encode(input_values.to(codec.device), padding_mask), codec.spec.flatten
+    return [EncodedClip(flatten(codes.of_clip(row).cpu().numpy()).copy(), len(clip)) for row, clip in enumerate(clips)]
 
 
 def batch_samples(codec: Codec, memory_gb: float | None) -> int:

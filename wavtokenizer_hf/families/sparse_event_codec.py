@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
+from wavtokenizer_hf.codec_files import digest_of
 from wavtokenizer_hf.codecs.codec import Codec, Codes, StreamDecoder, StreamEncoder
 from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.configuration_sparse_event_codec import SparseEventCodecConfig
-from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec, digest_of
 from wavtokenizer_hf.feature_extraction_sparse_event_codec import SparseEventCodecFeatureExtractor
-from wavtokenizer_hf.modeling_sparse_event_codec import SparseEventCodecEncoderOutput
+from wavtokenizer_hf.modeling_sparse_event_codec import SparseEventCodecEncoderOutput, SparseEventCodecModel
 from wavtokenizer_hf.streaming.event_decoder import StreamingEventDecoder
 from wavtokenizer_hf.streaming.event_encoder import StreamingEventEncoder
 
@@ -25,6 +25,10 @@ class SparseEventCodec(Codec):
     """
 
     model_types = ("sparse_event_codec",)
+    config_class = SparseEventCodecConfig
+    whole_class = SparseEventCodecModel
+    extractor_class = SparseEventCodecFeatureExtractor
+    card_template = "sparse_event_codec_card.md.j2"
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         super().__init__(model, *args, **kwargs)
@@ -47,15 +51,14 @@ class SparseEventCodec(Codec):
         )
 
     def take_fingerprint(self) -> str:
-        settings = self.config.to_diff_dict() | {"codes": 1}
-        return digest_of(
-            {name: value for name, value in settings.items() if name not in ("architectures", "transformers_version")},
-            self.model.state_dict(),
-        )
+        fields = [name for name in SparseEventCodecConfig.__annotations__ if name != "model_type"]
+        return digest_of({name: getattr(self.config, name) for name in fields}, self.model.state_dict())
 
     def encode(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None) -> Codes:
         events = self.model.encode(input_values, padding_mask)
-        clips = [self._frames(codes, mask) for codes, mask in zip(events.event_codes, events.event_mask, strict=True)]
+        clips = [
+            self.frames_of(codes, mask) for codes, mask in zip(events.event_codes, events.event_mask, strict=True)
+        ]
         lengths = torch.tensor([clip.shape[-1] for clip in clips], device=input_values.device)
         longest = int(lengths.max())
         padded = [torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in clips]
@@ -88,25 +91,25 @@ class SparseEventCodec(Codec):
         return _EventStreamDecoder(self)
 
     @classmethod
-    def extractor_for(cls, config: SparseEventCodecConfig) -> SparseEventCodecFeatureExtractor:
-        return SparseEventCodecFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length)
-
-    @classmethod
-    def check_extractor(cls, feature_extractor: Any, config: Any) -> None:
-        check_same_codec(feature_extractor, config)
+    def auto_map(cls, config: SparseEventCodecConfig) -> dict[str, str]:
+        return {
+            "AutoConfig": "configuration_sparse_event_codec.SparseEventCodecConfig",
+            "AutoModel": "modeling_sparse_event_codec.SparseEventCodecModel",
+            "AutoFeatureExtractor": "feature_extraction_sparse_event_codec.SparseEventCodecFeatureExtractor",
+        }
 
     @property
     def end_of_window(self) -> int:
         """The first code of a frame that ends a window."""
         return self.spec.codebook_sizes[0] - 1
 
-    def _frames(self, event_codes: torch.Tensor, event_mask: torch.Tensor) -> torch.Tensor:
+    def frames_of(self, event_codes: torch.Tensor, event_mask: torch.Tensor) -> torch.Tensor:
         """Frames (2, L) of places (K, 2) of whole windows."""
         end = event_codes.new_tensor([[self.end_of_window, 0]])
         frames = []
-        windows = (values.split(self.config.num_events) for values in (event_codes, event_mask))
-        for codes, mask in zip(*windows, strict=True):
-            frames += [codes[mask], end]
+        for start in range(0, len(event_codes), self.config.num_events):
+            window = slice(start, start + self.config.num_events)
+            frames += [event_codes[window][event_mask[window]], end]
         return torch.cat(frames).T if frames else event_codes.new_zeros(2, 0)
 
     def events_of(self, frames: torch.Tensor) -> SparseEventCodecEncoderOutput:
@@ -146,7 +149,7 @@ class _EventStreamEncoder:
         return self._of(self._stream.flush())
 
     def _of(self, events: SparseEventCodecEncoderOutput) -> torch.Tensor:
-        return self._codec._frames(events.event_codes[0], events.event_mask[0])[None]
+        return self._codec.frames_of(events["event_codes"][0], events["event_mask"][0])[None]
 
 
 class _EventStreamDecoder:
@@ -161,7 +164,8 @@ class _EventStreamDecoder:
         num_whole = int(ends[-1]) + 1 if len(ends) else 0
         self._held = held[:, num_whole:]
         events = self._codec.events_of(held[:, :num_whole])
-        events.event_onsets += self._num_windows * self._codec.config.selection_samples * events.event_mask
+        done = self._num_windows * self._codec.config.selection_samples
+        events["event_onsets"] = events["event_onsets"] + done * events["event_mask"]
         self._num_windows += len(ends)
         return self._stream.push(events)
 

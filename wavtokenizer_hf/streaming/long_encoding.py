@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from wavtokenizer_hf.audio_input import Recording, open_audio, warn_of_level
 from wavtokenizer_hf.audio_preparation import as_float, prepare_blocks
+from wavtokenizer_hf.codecs.codec import Codec
 from wavtokenizer_hf.codecs.registry import codec_of
 
 
@@ -70,6 +71,8 @@ def encode_long(
         if isinstance(source, Recording):
             recording = source
             sampling_rate, name = recording.sampling_rate, recording.name
+            if not codec.prepares_blocks:
+                return _encode_whole(codec, recording)
             total_s = recording.duration_s if progress else None
             blocks = recording.blocks(max(1, round(block_s * sampling_rate)))
         else:
@@ -86,6 +89,16 @@ def encode_long(
     if not num_samples:
         raise ValueError(f"{name} holds no samples; a recording needs at least one.")
     return LongCodes(torch.cat(codes, dim=-1), num_samples)
+
+
+def _encode_whole(codec: Codec, recording: Recording) -> LongCodes:
+    """Of a recording whose level has to be known before its first sample."""
+    clip = codec.feature_extractor(
+        recording.read(), sampling_rate=recording.sampling_rate, resample=True, return_tensors="pt"
+    )["input_values"]
+    with torch.inference_mode():
+        codes = codec.encode(clip.to(codec.device))
+    return LongCodes(codes.of_clip(0)[None].cpu(), clip.shape[-1])
 
 
 def _heard(blocks: Iterable[Any], name: str) -> Iterator[np.ndarray]:
