@@ -4,7 +4,7 @@
 """How the network of `modeling_wavtokenizer` is made fast, mostly on a CPU, and kept precise.
 
 In this order: the choice of arithmetic, precision, layouts of memory, weights that are computed once, clips in pieces
-that stay in the caches, attention in blocks, and an LSTM for `torch.export`. Nothing here knows what the network is
+that stay in the caches, attention in blocks, and LSTMs. Nothing here knows what the network is
 for. Shapes as there.
 """
 
@@ -27,9 +27,12 @@ _NUMBERS_AT_ONCE_ON_CPU = 2**20
 _NUMBERS_AT_ONCE = 2**26
 
 
-def runs_near_caches(tensor: torch.Tensor) -> bool:
-    """Whether the arithmetic is the one that is made for the caches of a CPU."""
-    return tensor.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def runs_near_caches(module: nn.Module, tensor: torch.Tensor) -> bool:
+    """Whether a module computes in the way that is made for the caches of a CPU: in `eval()`, and not while traced.
+
+    This is the one choice of arithmetic. Whether gradients are recorded changes no number.
+    """
+    return tensor.device.type == "cpu" and not module.training and not torch.compiler.is_compiling()
 
 
 def can_look_at(tensor: torch.Tensor) -> bool:
@@ -103,15 +106,13 @@ def join(parts: list[torch.Tensor]) -> torch.Tensor:
 def by_position(
     function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
 ) -> torch.Tensor:
-    """`function` of (B, L, D) that treats every position alike; on a CPU for few at a time, with what its caches hold.
+    """`function` of (B, L, D) that treats every position alike, for as few at a time as the caches hold.
 
     Args:
         function: Maps (N, D) to (N, D').
         hidden_states: (B, L, D).
         width: Numbers that it holds for a position at its widest.
     """
-    if not runs_near_caches(hidden_states):
-        return function(hidden_states)
     flat = hidden_states.flatten(0, 1)
     at_once = max(1, numbers_at_once(flat.device) // width)
     if len(flat) <= at_once:
@@ -119,14 +120,13 @@ def by_position(
     return torch.cat([function(some) for some in flat.split(at_once)]).unflatten(0, hidden_states.shape[:2])
 
 
-def elu(hidden_states: torch.Tensor) -> torch.Tensor:
-    """ELU; near the caches with exp(x) - 1 in the place of expm1(x).
+def fast_elu(hidden_states: torch.Tensor) -> torch.Tensor:
+    """ELU with exp(x) - 1 in the place of expm1(x), as torch computes `exp` several times as fast on a CPU.
 
-    torch computes `exp` several times as fast as `expm1`. The two differ by no more than the rounding of numbers near
-    1, 6e-8.
+    In float32 the two differ by no more than the rounding of numbers near 1, 6e-8.
     """
-    if hidden_states.dtype != torch.float32 or not runs_near_caches(hidden_states):
-        return F.elu(hidden_states)
+    if hidden_states.requires_grad:  # the same numbers, in memory of their own
+        return torch.maximum(hidden_states, hidden_states.clamp(max=0).exp() - 1)
     below = hidden_states.clamp(max=0).exp_().sub_(1)
     return torch.maximum(hidden_states, below, out=below)
 
@@ -215,6 +215,12 @@ class Piece:
     is_end: bool = True
     num_valid: torch.Tensor | None = None
     weights: Weights = field(default_factory=dict)
+
+    def without_context(self, hidden_states: torch.Tensor, padding: "Padding") -> torch.Tensor:
+        """(B, C, length) less what a convolution of stride 1 with such a padding uses up."""
+        first = 0 if self.is_start else padding.left
+        last = hidden_states.shape[-1] - (0 if self.is_end else padding.right)
+        return hidden_states[..., first:last]
 
     def after(self, padding: "Padding") -> "Piece":
         """The piece that is left of this one after a convolution with such a padding."""
@@ -345,6 +351,7 @@ def in_pieces(
     input_values: torch.Tensor,
     piece: Piece,
     compute_weights: Callable[[], Weights],
+    fills_up: bool,
 ) -> torch.Tensor:
     """Runs convolutions on pieces of clips that stay in the caches, whatever the length.
 
@@ -360,6 +367,8 @@ def in_pieces(
             of context follow the last frame's own.
         piece: What of the clips `input_values` is.
         compute_weights: Returns weights for many calls; called where `piece` has none and they are needed.
+        fills_up: Whether ends of clips are filled up to few lengths: oneDNN prepares for every new shape, which takes
+            longer than a short clip.
 
     Returns:
         (B, C, L). What lies past the end of a clip holds no meaning.
@@ -371,9 +380,7 @@ def in_pieces(
     step = max(_NUMBERS_AT_ONCE_ON_CPU // frame_size, 2 * reach.min_frames)
     at_once = max(numbers_at_once(input_values.device) // frame_size, step)
     num_frames = -(-(length - origin - beyond) // hop_length)
-    # oneDNN prepares for every new shape, which takes longer than a short clip: ends are filled up to few lengths.
-    is_on_grid = piece.is_end and runs_near_caches(input_values)
-    if num_rows * num_frames <= at_once and not is_on_grid:
+    if num_rows * num_frames <= at_once and not (piece.is_end and fills_up):
         return run(input_values, piece)
 
     ends = [length] * num_rows if piece.num_valid is None else piece.num_valid.tolist()
@@ -393,7 +400,7 @@ def in_pieces(
             device=input_values.device,
         ).T[..., None]  # (N, 1) each
         widest = max(each.end - each.begin for each in group)
-        if is_on_grid and group[0].is_end:
+        if fills_up and group[0].is_end:
             spacing = max(hop_length, 2 ** (widest.bit_length() - 4))  # an eighth at most
             widest = -(-widest // spacing) * spacing
         samples = (begins + torch.arange(widest, device=begins.device)).clamp(max=length - 1)
@@ -484,7 +491,23 @@ def in_blocks(
     return query, key, value, mask[None]
 
 
-# ------------------------------------------------------------------------------------------- an LSTM for torch.export
+# ------------------------------------------------------------------------------------------------------------ LSTMs
+
+LSTMState = tuple[torch.Tensor, torch.Tensor]
+
+
+def fast_lstm(lstm: nn.LSTM, sequence: torch.Tensor, state: LSTMState | None) -> tuple[torch.Tensor, LSTMState]:
+    """`lstm` as torch computes it on a CPU without gradients, and with them the same numbers.
+
+    torch takes another arithmetic where gradients are recorded. It runs besides, for the gradients alone, which do not
+    reach a state.
+    """
+    with torch.no_grad():
+        output, after = lstm(sequence, state)
+    if torch.is_grad_enabled() and any(each.requires_grad for each in (sequence, *lstm.parameters())):
+        recorded, _ = lstm(sequence, state)
+        output = output + (recorded - recorded.detach())
+    return output, after
 
 
 def scan_lstm(lstm: nn.LSTM, sequence: torch.Tensor) -> torch.Tensor:

@@ -365,7 +365,7 @@ def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    kinds = ("arithmetic", "configuration", "feature_extraction", "modeling", "nearest", *further)
+    kinds = ("arithmetic", "checks", "configuration", "feature_extraction", "modeling", "nearest", *further)
     for name in ("audio_input.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
         source = Path(__file__).with_name(name)
         destination = directory / source.name

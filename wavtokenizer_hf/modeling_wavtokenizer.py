@@ -14,9 +14,9 @@ frames only.
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,23 +37,26 @@ from .arithmetic_wavtokenizer import (
     Reach,
     WavTokenizerConvolution,
     by_position,
-    can_look_at,
     computed_weights,
     convolve,
-    elu,
+    fast_elu,
+    fast_lstm,
     fuse_weight_norm,
     in_blocks,
     in_pieces,
     is_fused,
     join,
     last_may_see,
+    runs_near_caches,
     scan_lstm,
     without_autocast,
 )
+from .checks_wavtokenizer import check_bandwidth_ids, check_codes, check_input_values, check_mask, is_finite
 from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
 from .nearest_wavtokenizer import nearest_entries
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+AnyFunction = TypeVar("AnyFunction", bound=Callable)
 
 # The original draws the weights of the backbone's first convolution and of its ConvNeXt blocks from this normal
 # distribution (cut off at two), and starts their layer scale at one over their number; all else as torch does.
@@ -119,6 +122,16 @@ class WavTokenizerOutput(ModelOutput):
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
+def _documented_as(function: Callable) -> Callable[[AnyFunction], AnyFunction]:
+    """Gives a method the docstring of the one that it calls."""
+
+    def document(method: AnyFunction) -> AnyFunction:
+        method.__doc__ = function.__doc__
+        return method
+
+    return document
+
+
 def _initialised(module: AnyModule, **how: float) -> AnyModule:
     """Notes on a torch module how `_init_weights` sets it: cut normal of a `std`, or a constant `value`.
 
@@ -164,10 +177,11 @@ class WavTokenizerConv1d(nn.Module):
 
 
 class WavTokenizerELU(nn.Module):
-    """ELU, see `elu`."""
+    """ELU, as `fast_elu` in float32 on a CPU."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return elu(hidden_states)
+        is_fast = hidden_states.dtype == torch.float32 and runs_near_caches(self, hidden_states)
+        return fast_elu(hidden_states) if is_fast else F.elu(hidden_states)
 
 
 class WavTokenizerResidualBlock(GradientCheckpointingLayer):
@@ -187,22 +201,19 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
                 WavTokenizerConv1d(config, narrow, num_channels, kernel_size=1),
             ]
         )
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut: WavTokenizerConv1d | nn.Identity = nn.Identity()
         if config.use_conv_shortcut:
             self.shortcut = WavTokenizerConv1d(config, num_channels, num_channels, kernel_size=1)
 
     @property
-    def dilated(self) -> WavTokenizerConv1d:
-        """The one convolution of the block that looks beyond a position."""
-        return cast(WavTokenizerConv1d, self.block[1])
+    def padding(self) -> Padding:
+        """That of the dilated convolution, the only one that looks beyond a position."""
+        return cast(WavTokenizerConv1d, self.block[1]).padding
 
     def forward(self, hidden_states: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
-        residual = hidden_states
         activation, dilated, last_activation, pointwise = self.block
+        residual = piece.without_context(hidden_states, self.padding)
         hidden_states = last_activation(dilated(activation(hidden_states), piece))
-        # What the convolution used up as context.
-        first = 0 if piece.is_start else self.dilated.padding.left
-        residual = residual[..., first : first + hidden_states.shape[-1]]
         if isinstance(self.shortcut, WavTokenizerConv1d):
             residual = self.shortcut(residual, piece)
         return residual + pointwise(hidden_states, piece)
@@ -228,13 +239,23 @@ class WavTokenizerLSTM(nn.Module):
         sequence = hidden_states.permute(2, 0, 1)  # (B, C, L) -> (L, B, C)
         if torch.compiler.is_exporting():
             output = scan_lstm(self.lstm, sequence)
+        elif runs_near_caches(self, sequence):
+            output, state = fast_lstm(self.lstm, sequence, state)
         else:
             output, state = self.lstm(sequence, state)
         return (output + sequence).permute(1, 2, 0), state  # (L, B, C) -> (B, C, L)
 
 
+class WavTokenizerStage(NamedTuple):
+    """What the encoder does at one rate: residual blocks, then a strided convolution to twice the width."""
+
+    residual_blocks: list[WavTokenizerResidualBlock]
+    activation: WavTokenizerELU
+    downsampling: WavTokenizerConv1d
+
+
 class WavTokenizerEncoder(nn.Module):
-    """SEANet encoder: strided convolutions with residual blocks between them, an LSTM, and a last convolution.
+    """SEANet encoder: a convolution, stages of residual blocks and a strided one, an LSTM, and a last convolution.
 
     The index of a layer is its index in the original, activations counted, since it names the layer's weights.
 
@@ -255,21 +276,41 @@ class WavTokenizerEncoder(nn.Module):
         layers.append(WavTokenizerELU())
         layers.append(WavTokenizerConv1d(config, width, config.hidden_size, config.last_kernel_size))
         self.layers = nn.ModuleList(layers)
-        self.reach = Reach.of(conv.padding for conv in self._convolutions())
-        self._num_filters = config.num_filters
+        self.layers_in_stage = config.num_residual_layers + 2
+        self.reach = Reach.of(layer.padding for layer in self.convolutions)
+        self.numbers_per_frame = config.num_filters * config.hop_length
 
-    def _convolutions(self) -> list[WavTokenizerConv1d]:
-        """Those before the LSTM that look beyond a position, in their order."""
-        wide = (layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer for layer in self.layers[:-3])
-        return [layer for layer in wide if isinstance(layer, WavTokenizerConv1d)]
+    @property
+    def first_convolution(self) -> WavTokenizerConv1d:
+        return cast(WavTokenizerConv1d, self.layers[0])
+
+    @property
+    def stages(self) -> Iterator[WavTokenizerStage]:
+        every: list[Any] = list(self.layers)
+        _, *layers, _, _, _ = every
+        for begin in range(0, len(layers), self.layers_in_stage):
+            *residual_blocks, activation, downsampling = layers[begin : begin + self.layers_in_stage]
+            yield WavTokenizerStage(residual_blocks, activation, downsampling)
 
     @property
     def lstm(self) -> WavTokenizerLSTM:
         return cast(WavTokenizerLSTM, self.layers[-3])
 
     @property
+    def last_activation(self) -> WavTokenizerELU:
+        return cast(WavTokenizerELU, self.layers[-2])
+
+    @property
     def last_convolution(self) -> WavTokenizerConv1d:
         return cast(WavTokenizerConv1d, self.layers[-1])
+
+    @property
+    def convolutions(self) -> list[WavTokenizerConv1d | WavTokenizerResidualBlock]:
+        """What lies before the LSTM and looks beyond a position, in its order."""
+        convolutions: list[Any] = [self.first_convolution]
+        for stage in self.stages:
+            convolutions += [*stage.residual_blocks, stage.downsampling]
+        return convolutions
 
     def forward(
         self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
@@ -278,9 +319,9 @@ class WavTokenizerEncoder(nn.Module):
         recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
         piece = Piece(num_valid=num_valid)
         if recorded is not None or torch.compiler.is_compiling():
-            hidden_states = self._run(input_values, piece, recorded)
+            hidden_states = self.convolve(input_values, piece, recorded)
         else:
-            hidden_states = self.convolve(input_values, piece)
+            hidden_states = self.convolve_in_pieces(input_values, piece)
         hidden_states, _ = self.lstm(hidden_states)
         if recorded is not None:
             recorded.append(hidden_states)
@@ -289,39 +330,51 @@ class WavTokenizerEncoder(nn.Module):
         latents = self.project(hidden_states, piece)
         return latents, None if recorded is None else (*recorded, latents)
 
-    def convolve(self, input_values: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
-        """The layers before the LSTM, in pieces that stay in the caches: (B, 1, T) -> (B, C, L).
+    def convolve(
+        self, input_values: torch.Tensor, piece: Piece = WHOLE, recorded: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The layers before the LSTM: (B, 1, T) -> (B, C, L).
+
+        Args:
+            input_values: (B, 1, T).
+            piece: What it is of its clips; context that it begins and ends with is used up.
+            recorded: Takes the outputs of the convolutions that change rate or width.
+        """
+        hidden_states = input_values.to(self.first_convolution.conv.bias.dtype)
+        # One channel: the memory is the same in either order, but its strides tell the convolution which one is meant.
+        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, 1).transpose(1, 2)
+        hidden_states = self.first_convolution(hidden_states, piece)
+        piece = piece.after(self.first_convolution.padding)
+        if recorded is not None:
+            recorded.append(hidden_states)
+        for stage in self.stages:
+            for block in stage.residual_blocks:
+                hidden_states = block(hidden_states, piece)
+                piece = piece.after(block.padding)
+            hidden_states = stage.downsampling(stage.activation(hidden_states), piece)
+            piece = piece.after(stage.downsampling.padding)
+            if recorded is not None:
+                recorded.append(hidden_states)
+        return hidden_states
+
+    def convolve_in_pieces(self, input_values: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
+        """As `convolve`, of clips of any length, in what the caches hold.
 
         See `in_pieces` on the context of what is not whole, and on what lies past the end of a clip.
         """
-        frame_size = self._num_filters * self.reach.hop_length
-        return in_pieces(self._run, self.reach, frame_size, input_values, piece, lambda: computed_weights(self))
+        return in_pieces(
+            self.convolve,
+            self.reach,
+            self.numbers_per_frame,
+            input_values,
+            piece,
+            lambda: computed_weights(self),
+            fills_up=runs_near_caches(self, input_values),
+        )
 
     def project(self, hidden_states: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
-        """What follows the LSTM: (B, C, L) -> (B, D, L).
-
-        Context is `last_convolution.padding.left` frames before and `padding.right` after.
-        """
-        _, activation, last = self.layers[-3:]
-        return last(activation(hidden_states), piece)
-
-    def _run(
-        self, hidden_states: torch.Tensor, piece: Piece, recorded: list[torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """Runs the layers before the LSTM, and records the outputs of the convolutions that change rate or width."""
-        hidden_states = hidden_states.to(next(self.parameters()).dtype)
-        # One channel: the memory is the same in either order, but its strides tell the convolution which one is meant.
-        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, 1).transpose(1, 2)
-        for layer in self.layers[:-3]:
-            if isinstance(layer, WavTokenizerELU):
-                hidden_states = layer(hidden_states)
-                continue
-            hidden_states = layer(hidden_states, piece)
-            conv = layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer
-            piece = piece.after(cast(WavTokenizerConv1d, conv).padding)
-            if recorded is not None and isinstance(layer, WavTokenizerConv1d):
-                recorded.append(hidden_states)
-        return hidden_states
+        """The layers after the LSTM: (B, C, L) -> latents (B, D, L), less what was context."""
+        return self.last_convolution(self.last_activation(hidden_states), piece)
 
 
 # --------------------------------------------------------------------------------------------------------- quantizer
@@ -617,7 +670,10 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask), cache)
         hidden_states = hidden_states.transpose(1, 2)  # (B, D, L) -> (B, L, D)
         hidden_states = self.norm(hidden_states, bandwidth_id)
-        hidden_states = by_position(self._mix, hidden_states, self.pwconv1.out_features)
+        if runs_near_caches(self, hidden_states):
+            hidden_states = by_position(self._mix, hidden_states, width=self.pwconv1.out_features)
+        else:
+            hidden_states = self._mix(hidden_states)
         return residual + hidden_states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
 
     def _mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -650,6 +706,10 @@ class WavTokenizerBackbone(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.is_causal = config.is_causal
 
+    @property
+    def attention(self) -> WavTokenizerAttention:
+        return cast(WavTokenizerAttention, self.pos_net[2])
+
     def fresh_cache(self, batch_size: int) -> LayerCache:
         """What the layers of a causal codec remember before the first frame: nothing.
 
@@ -661,9 +721,7 @@ class WavTokenizerBackbone(nn.Module):
         layers: list[Any] = [
             layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
         ]
-        for attention in self.pos_net:
-            if isinstance(attention, WavTokenizerAttention):
-                layers += attention.k, attention.v
+        layers += self.attention.k, self.attention.v
         return {layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers}
 
     def forward(
@@ -678,17 +736,16 @@ class WavTokenizerBackbone(nn.Module):
 
         With a `cache`, which only a causal codec can have, the frames go on from those of the calls before.
         """
-        attention_weights = None
+        first, second, attention, third, fourth, norm = self.pos_net
         hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask), cache)
         if self.is_causal:
             frame_mask = None  # what lies past a clip's end reaches no frame before it
-        for layer in self.pos_net:
-            if isinstance(layer, WavTokenizerAttention):
-                hidden_states, attention_weights = layer(hidden_states, frame_mask, cache)
-            elif isinstance(layer, WavTokenizerResnetBlock):
-                hidden_states = layer(hidden_states, frame_mask, cache)
-            else:
-                hidden_states = layer(hidden_states, frame_mask)
+        for block in (first, second):
+            hidden_states = block(hidden_states, frame_mask, cache)
+        hidden_states, attention_weights = attention(hidden_states, frame_mask, cache)
+        for block in (third, fourth):
+            hidden_states = block(hidden_states, frame_mask, cache)
+        hidden_states = norm(hidden_states, frame_mask)
         hidden_states = self.norm(hidden_states.transpose(1, 2), bandwidth_id).transpose(1, 2)
         recorded = [hidden_states]
         for block in self.convnext:
@@ -849,7 +906,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         model, loading_info = loaded
         model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
         for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor):
+            if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
                 raise ValueError(
                     f"{pretrained_model_name_or_path} holds NaN or infinity in {name}: the file is damaged, or the "
                     "training that wrote it had failed. Take another copy or an earlier checkpoint."
@@ -919,89 +976,13 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         """Number of samples that codes decode to: num_codes * hop_length."""
         return num_codes * self.config.hop_length
 
-    def _check_codes(self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Refuses what is not a batch of codes; returns them with 0 where the mask says padding."""
-        if not isinstance(audio_codes, torch.Tensor):
-            raise ValueError(f"`audio_codes` must be a torch tensor (B, 1, L), got {type(audio_codes).__name__}.")
-        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
-            raise ValueError(
-                f"`audio_codes` must have shape (B, 1, L), got {tuple(audio_codes.shape)}. Add the axes of batch and "
-                "codebook with `audio_codes.reshape(batch_size, 1, -1)`."
-            )
-        if audio_codes.dtype == torch.bool or audio_codes.is_floating_point() or audio_codes.is_complex():
-            raise ValueError(f"`audio_codes` must be integers, got {audio_codes.dtype}.")
-        if audio_codes.numel() == 0:
-            raise ValueError(
-                f"`audio_codes` is empty, shape {tuple(audio_codes.shape)}; decoding takes 1 code or more."
-            )
-        audio_codes = audio_codes.long()
-        if audio_codes_mask is not None:
-            audio_codes = audio_codes.masked_fill(~audio_codes_mask, 0)
-        if can_look_at(audio_codes):
-            wrong = (audio_codes < 0) | (audio_codes >= self.config.codebook_size)
-            if wrong.any():
-                index, _, frame = wrong.nonzero()[0].tolist()
-                raise ValueError(
-                    f"Codes must lie in 0..{self.config.codebook_size - 1} (`codebook_size` - 1); clip {index} holds "
-                    f"{audio_codes[index, 0, frame].item()} at frame {frame}."
-                )
-        return audio_codes
+    def check_codes(self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Refuses what is no batch of codes (B, 1, L) of this model; returns them as int64, 0 where the mask is false.
 
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite; the sum is both faster than looking at each and of the size of one."""
-    return math.isfinite(tensor.sum(dtype=torch.float64))
-
-
-def _refuse_unfinite(input_values: torch.Tensor, mask: torch.Tensor | None) -> None:
-    """Refuses NaN and infinity among the samples (B, 1, T) that belong to a clip."""
-    if _is_finite(input_values.detach()):
-        return
-    wrong = ~input_values[:, 0].isfinite()
-    if mask is not None:
-        wrong &= mask.to(wrong.device)
-    if wrong.any():
-        index, sample = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"`input_values` must be finite, and clip {index} holds {input_values[index, 0, sample].item()} at sample "
-            f"{sample}. Its codes would mean nothing; drop the clip, or mend what made it."
-        )
-
-
-def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> torch.Tensor | None:
-    """Checks a mask of right padding and drops its channel axis.
-
-    Args:
-        mask: (B, length) or (B, 1, length) of any dtype, non-zero where valid; or None.
-        shape: The expected (B, length).
-        name: What the caller calls it, for errors.
-
-    Returns:
-        Boolean (B, length), or None where nothing is padded.
-    """
-    if mask is None:
-        return None
-    if not isinstance(mask, torch.Tensor):
-        raise ValueError(f"`{name}` must be a torch tensor of shape {shape}, got {type(mask).__name__}.")
-    flat = mask[:, 0] if mask.ndim == 3 and mask.shape[1] == 1 else mask
-    if tuple(flat.shape) != shape:
-        raise ValueError(
-            f"`{name}` must have shape {shape} or {(shape[0], 1, shape[1])}, one value per position, got "
-            f"{tuple(mask.shape)}."
-        )
-    flat = flat != 0
-    if can_look_at(flat):
-        if flat.all():
-            return None
-        empty = ~flat[:, 0]
-        gaps = (flat[:, 1:] & ~flat[:, :-1]).any(dim=-1)
-        if (gaps | empty).any():
-            index = int((gaps | empty).nonzero()[0])
-            raise ValueError(
-                f"`{name}` of clip {index} does not start with a valid position and end in padding. Only padding on "
-                "the right keeps the frames where they are; pad there, and drop empty clips."
-            )
-    return flat
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return check_codes(audio_codes, self.config.codebook_size, audio_codes_mask)
 
 
 class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
@@ -1049,27 +1030,9 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding
                 only. On a CPU, also for samples that are NaN or infinite; elsewhere looking would cost time.
         """
-        if not isinstance(input_values, torch.Tensor):
-            raise ValueError(
-                f"`input_values` must be a torch tensor (B, 1, T), got {type(input_values).__name__}. The feature "
-                "extractor makes it from files and arrays: "
-                'encode(**feature_extractor(audio, resample=True, return_tensors="pt")).'
-            )
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(
-                f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor "
-                "makes it from recordings of any shape."
-            )
-        if input_values.shape[0] == 0 or input_values.shape[-1] == 0:
-            raise ValueError(
-                f"`input_values` is empty, shape {tuple(input_values.shape)}; a clip needs 1 sample or more."
-            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        batch_size, _, num_samples = input_values.shape
-        mask = _valid_mask(padding_mask, (batch_size, num_samples), "padding_mask")
-        if input_values.device.type == "cpu" and can_look_at(input_values):
-            _refuse_unfinite(input_values, mask)
+        mask = check_input_values(input_values, padding_mask)
         num_valid = None if mask is None else mask.sum(dim=-1)
         latents, hidden_states = self.encoder(input_values, num_valid, output_hidden_states)
         audio_codes = self.quantizer(latents).to(input_values.device)
@@ -1096,6 +1059,7 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             output.quantized_latents = _zero_past_end(quantized, frame_mask)
         return output
 
+    @_documented_as(forward)
     def encode(
         self,
         input_values: torch.Tensor,
@@ -1103,7 +1067,6 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
         output_latents: bool = False,
         **kwargs,
     ) -> WavTokenizerEncoderOutput:
-        """The same as `forward`."""
         return self(input_values, padding_mask, output_latents, **kwargs)
 
     def decode(self, audio_codes: torch.Tensor | None = None, *args, **kwargs):
@@ -1114,8 +1077,18 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
         )
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
-        return self.quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+        """The codebook's entries of codes.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+
+        Returns:
+            Float32 (B, D, L), the `quantized_latents` of `decode`.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return self.quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
 
 
 class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
@@ -1131,8 +1104,18 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
         return holder.quantizer
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
-        return self._quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+        """The codebook's entries of codes.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+
+        Returns:
+            Float32 (B, D, L), the `quantized_latents` of `decode`.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return self._quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
 
     @can_return_tuple
     def decode(
@@ -1183,10 +1166,10 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
                 f"{tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__}."
             )
         batch_size, num_frames = given.shape[0], given.shape[-1]
-        mask = _valid_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
+        mask = check_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
         frame_mask = None if mask is None else mask[:, None].to(given.device)
         if quantized_latents is None:
-            latents = self._quantizer.codes_to_latents(self._check_codes(given, frame_mask)).to(given.device)
+            latents = self._quantizer.codes_to_latents(self.check_codes(given, frame_mask)).to(given.device)
         elif given.shape[1] == self.config.codebook_dim and given.numel():
             latents = given
         else:
@@ -1195,7 +1178,7 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
                 f"{tuple(given.shape)}."
             )
         features, hidden_states, attention = self.backbone(
-            latents, self._bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
+            latents, self.bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
         )
         audio_values = self.head(features, frame_mask)
         return WavTokenizerDecoderOutput(
@@ -1204,37 +1187,17 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
             decoder_attentions=(attention,) if output_attentions else None,
         )
 
-    def _bandwidth_ids(
+    def bandwidth_ids(
         self, bandwidth_id: int | torch.Tensor | None, batch_size: int, device: torch.device
     ) -> torch.Tensor:
-        """Ids as int64 (B, 1), or (1, 1) where all clips share one."""
+        """Ids as int64 (B, 1), or (1, 1) where all clips share one, `None` the config's.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
         if bandwidth_id is None:
             bandwidth_id = self.config.bandwidth_id
-        if isinstance(bandwidth_id, bool) or not isinstance(bandwidth_id, (int, torch.Tensor)):
-            raise ValueError(
-                f"`bandwidth_id` must be an int or an integer tensor (B,), got {type(bandwidth_id).__name__}."
-            )
-        if isinstance(bandwidth_id, int):
-            ids = torch.full((1, 1), bandwidth_id, dtype=torch.int64, device=device)
-            lowest = highest = bandwidth_id
-        else:
-            if bandwidth_id.dtype == torch.bool or bandwidth_id.is_floating_point() or bandwidth_id.is_complex():
-                raise ValueError(f"`bandwidth_id` must hold integers, got {bandwidth_id.dtype}.")
-            if bandwidth_id.ndim > 1 or bandwidth_id.numel() not in (1, batch_size):
-                raise ValueError(
-                    f"`bandwidth_id` must have one element or shape ({batch_size},), one per clip, got "
-                    f"{tuple(bandwidth_id.shape)}."
-                )
-            ids = bandwidth_id.reshape(-1, 1).to(device=device, dtype=torch.int64)
-            if not can_look_at(ids):
-                return ids
-            lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self.config.adanorm_num_embeddings:
-            raise ValueError(
-                f"`bandwidth_id` must lie in 0..{self.config.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - "
-                f"1), got {lowest if lowest < 0 else highest}."
-            )
-        return ids
+        return check_bandwidth_ids(bandwidth_id, self.config.adanorm_num_embeddings, batch_size, device)
 
 
 class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
@@ -1256,6 +1219,7 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
         self.head = WavTokenizerISTFTHead(config)
         self.post_init()
 
+    @_documented_as(WavTokenizerDecodingModel.decode)
     def forward(
         self,
         audio_codes: torch.Tensor | None = None,
@@ -1264,7 +1228,6 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
         quantized_latents: torch.Tensor | None = None,
         **kwargs,
     ) -> WavTokenizerDecoderOutput:
-        """The same as `decode`."""
         return self.decode(audio_codes, bandwidth_id, audio_codes_mask, quantized_latents, **kwargs)
 
     def encode(self, input_values: torch.Tensor, *args, **kwargs):
@@ -1303,6 +1266,7 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         # transformers adds a sub-model's patterns to its parent's; here they would hide a wrong key of the decoder.
         self._keys_to_ignore_on_load_unexpected = set()
 
+    @_documented_as(WavTokenizerEncoderModel.forward)
     def encode(
         self,
         input_values: torch.Tensor,
@@ -1310,7 +1274,6 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         output_latents: bool = False,
         **kwargs,
     ) -> WavTokenizerEncoderOutput:
-        """Turns waveforms into codes; see `WavTokenizerEncoderModel.forward`."""
         return self.encoder_model(input_values, padding_mask, output_latents, **kwargs)
 
     @can_return_tuple
@@ -1322,12 +1285,22 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WavTokenizerOutput:
-        """Encodes and decodes; arguments as in `encode` and `decode`.
+        """Encodes and decodes.
 
         Gradients pass straight through the quantizer, from the reconstruction to the encoder.
 
+        Args:
+            input_values: (B, 1, T) at the codec's rate, T of 1 or more; cast to the encoder's dtype.
+            padding_mask: (B, T) or (B, 1, T), non-zero where a sample belongs to the clip, padding on the right.
+            bandwidth_id: Row of the decoder's adaptive norms, an int or (B,); `None` takes the config's.
+            output_attentions: Whether to return the attention weights; needs eager attention. `None` asks the config.
+            output_hidden_states: Whether to return those of encoder and backbone; `None` asks the config.
+
         Returns:
             `WavTokenizerOutput`; `audio_values` has the input's length and is 0 past a clip's end.
+
+        Raises:
+            ValueError: As in `encode` and `decode`.
         """
         encoded = self.encode(
             input_values,

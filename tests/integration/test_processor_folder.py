@@ -17,7 +17,7 @@ from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerProcessor
 CODE_FILES = {
     "audio_input.py",
     *(f"{kind}_wavtokenizer.py" for kind in ("arithmetic", "configuration", "feature_extraction", "modeling")),
-    *(f"{kind}_wavtokenizer.py" for kind in ("nearest", "processing")),
+    *(f"{kind}_wavtokenizer.py" for kind in ("checks", "nearest", "processing")),
 }
 TEXT = "say <|audio|> again"
 

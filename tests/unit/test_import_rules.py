@@ -14,12 +14,12 @@ CONFIGURATION = "configuration_wavtokenizer"
 AUDIO_INPUT = "audio_input"
 FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
 CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
-ARITHMETIC, NEAREST = "arithmetic_wavtokenizer", "nearest_wavtokenizer"
+ARITHMETIC, CHECKS, NEAREST = (f"{kind}_wavtokenizer" for kind in ("arithmetic", "checks", "nearest"))
 PROCESSING = "processing_wavtokenizer"
 EVENT_FILES = [
     f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
 ]
-FLAT_FILES = [AUDIO_INPUT, ARITHMETIC, NEAREST, *CODEC_FILES, PROCESSING, *EVENT_FILES]
+FLAT_FILES = [AUDIO_INPUT, ARITHMETIC, CHECKS, NEAREST, *CODEC_FILES, PROCESSING, *EVENT_FILES]
 
 # The flat files that each flat file imports.
 SIBLINGS = {
@@ -27,8 +27,9 @@ SIBLINGS = {
     CONFIGURATION: [],
     FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
     ARITHMETIC: [],
+    CHECKS: [ARITHMETIC],
     NEAREST: [ARITHMETIC],
-    "modeling_wavtokenizer": [ARITHMETIC, CONFIGURATION, NEAREST],
+    "modeling_wavtokenizer": [ARITHMETIC, CHECKS, CONFIGURATION, NEAREST],
     PROCESSING: CODEC_FILES,
     "configuration_sparse_event_codec": [],
     # Reading and resampling have one home.

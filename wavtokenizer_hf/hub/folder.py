@@ -10,7 +10,8 @@ from wavtokenizer_hf.audio.atomic import recover, replacing_folder
 # The files of a model: writing another model into its folder replaces these and leaves all others alone.
 _OF_A_MODEL = re.compile(
     r"config\.json|preprocessor_config\.json|README\.md|model(-\d+-of-\d+)?\.safetensors"
-    r"|model\.safetensors\.index\.json|audio_input\.py|(arithmetic|configuration|feature_extraction|modeling|nearest)_wavtokenizer\.py"
+    r"|model\.safetensors\.index\.json|audio_input\.py"
+    r"|(arithmetic|checks|configuration|feature_extraction|modeling|nearest)_wavtokenizer\.py"
 )
 
 

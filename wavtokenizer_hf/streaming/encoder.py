@@ -270,7 +270,7 @@ class StreamingEncoder:
         state, held_frames = self._state, self._state["num_frames"] - self._first_frame()
         for rows, window in _alike(windows):
             samples = _rows_of(state["samples"], rows)[..., window.begin : window.end]
-            hidden = encoder.convolve(samples, self._piece(window))
+            hidden = encoder.convolve_in_pieces(samples, self._piece(window))
             before = tuple(_rows_of(state[name], rows, axis=1) for name in ("lstm_hidden", "lstm_cell"))
             hidden, after = encoder.lstm(hidden[..., window.num_again :], before)
             for name, values in zip(("lstm_hidden", "lstm_cell"), after, strict=True):
