@@ -16,11 +16,17 @@ AUDIO_PREPARATION = "audio_preparation"
 CODEC_FILES_OF_ALL = "codec_files"
 FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
 CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
+ARITHMETIC, CHECKS, NEAREST = (f"{kind}_wavtokenizer" for kind in ("arithmetic", "checks", "nearest"))
 PROCESSING = "processing_wavtokenizer"
 EVENT_FILES = [
     f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
 ]
-FLAT_FILES = [AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL, *CODEC_FILES, PROCESSING, *EVENT_FILES]
+FLAT_FILES = [
+    *(AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL, ARITHMETIC, CHECKS, NEAREST),
+    *CODEC_FILES,
+    PROCESSING,
+    *EVENT_FILES,
+]
 
 # The flat files that each flat file imports.
 SIBLINGS = {
@@ -29,7 +35,10 @@ SIBLINGS = {
     CODEC_FILES_OF_ALL: [],
     CONFIGURATION: [CODEC_FILES_OF_ALL],
     FEATURE_EXTRACTION: [AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL],
-    "modeling_wavtokenizer": [CODEC_FILES_OF_ALL, CONFIGURATION],
+    ARITHMETIC: [],
+    CHECKS: [ARITHMETIC],
+    NEAREST: [ARITHMETIC],
+    "modeling_wavtokenizer": [ARITHMETIC, CHECKS, CODEC_FILES_OF_ALL, CONFIGURATION, NEAREST],
     PROCESSING: [CODEC_FILES_OF_ALL, *CODEC_FILES],
     "configuration_sparse_event_codec": [CODEC_FILES_OF_ALL],
     # Reading and resampling have one home.

@@ -22,7 +22,7 @@ class CausalDecoding:
     """
 
     def __init__(self, model: WavTokenizerDecodingModel, bandwidth_id: int | torch.Tensor | None, batch_size: int):
-        self._bandwidth_ids = model._bandwidth_ids(bandwidth_id, batch_size, model.device)
+        self._bandwidth_ids = model.bandwidth_ids(bandwidth_id, batch_size, model.device)
         self._model, self._batch_size = model, batch_size
         self._names = {module: name for name, module in model.named_modules()}
         self.latency_frames = model.head.trim / model.config.hop_length

@@ -164,7 +164,7 @@ class ChunkedDecoder:
                 " The batch size of a stream is set when it is made."
             )
         if audio_codes.shape[-1]:
-            audio_codes = self.model._check_codes(audio_codes)
+            audio_codes = self.model.check_codes(audio_codes)
         state = self.state
         samples = self._decoding.push(state, audio_codes.to(self.model.device, torch.int64))
         self._state = state

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, overload
 
 import torch
 
+from wavtokenizer_hf.arithmetic_wavtokenizer import Piece, computed_weights
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerEncoderModel, WavTokenizerPreTrainedModel
 
 
@@ -47,20 +48,21 @@ class StreamingEncoder:
         self._encoder = encoder_model.encoder
         self._quantizer = encoder_model.quantizer
         with torch.no_grad():
-            self._weights = self._encoder.computed_weights()
-        last = self._encoder.last_convolution
-        self._frames_before, self._frames_after = last.left_padding, last.right_padding
+            self._weights = computed_weights(self._encoder)
+        last = self._encoder.last_convolution.padding
+        self._frames_before, self._frames_after = last.left, last.right
         self._hop_length = self.config.hop_length
         # Frames that the last convolution must have before it can reflect the start.
-        self._first_frames = last.left_padding + 1 if last.reflects else 1
+        self._first_frames = last.left + 1 if last.reflects else 1
         # What a row keeps of its past: context, and what a short end piece computes again.
-        self._samples_kept = self._encoder.samples_before + (self._encoder.min_frames - 1) * self._hop_length
+        reach = self._encoder.reach
+        self._samples_kept = reach.samples_before + (reach.min_frames - 1) * self._hop_length
         self._state: dict[str, Any] = self._fresh_state()
 
     @property
     def latency_s(self) -> float:
         """Seconds from the last sample of a frame to its code, for a stream that is pushed without delay."""
-        samples = self._frames_after * self._hop_length + self._encoder.samples_after
+        samples = self._frames_after * self._hop_length + self._encoder.reach.samples_after
         return samples / self.config.sampling_rate
 
     # Per row, in the state:
@@ -246,7 +248,7 @@ class StreamingEncoder:
 
     def _run_frames(self) -> None:
         """Takes samples through the convolutions and the LSTM."""
-        encoder, hop_length = self._encoder, self._hop_length
+        encoder, reach, hop_length = self._encoder, self._encoder.reach, self._hop_length
         windows = []
         for row, (num_samples, done, has_ended, held) in enumerate(
             self._per_row("num_samples", "num_frames", "has_ended", self._first_sample())
@@ -254,21 +256,21 @@ class StreamingEncoder:
             if has_ended:
                 until = -(-num_samples // hop_length)
                 # An end needs more frames than may be new: some before them are computed again.
-                first = min(done, max(0, until - encoder.min_frames))
+                first = min(done, max(0, until - reach.min_frames))
             else:
-                until, first = max(0, num_samples - encoder.samples_after) // hop_length, done
-            if until <= done or (until < encoder.min_frames and not has_ended):
+                until, first = max(0, num_samples - reach.samples_after) // hop_length, done
+            if until <= done or (until < reach.min_frames and not has_ended):
                 continue
-            begin = first * hop_length - encoder.samples_before
+            begin = first * hop_length - reach.samples_before
             is_start = first == 0 or begin < 0
             if is_start:
                 first, begin = 0, 0
-            end = num_samples if has_ended else until * hop_length + encoder.samples_after
+            end = num_samples if has_ended else until * hop_length + reach.samples_after
             windows.append(_Window(row, is_start, has_ended, begin - held, end - held, done - first, until - done))
         state, held_frames = self._state, self._state["num_frames"] - self._first_frame()
         for rows, window in _alike(windows):
             samples = _rows_of(state["samples"], rows)[..., window.begin : window.end]
-            hidden = encoder.convolve(samples, None, window.is_start, window.is_end, self._weights)
+            hidden = encoder.convolve_in_pieces(samples, self._piece(window))
             before = tuple(_rows_of(state[name], rows, axis=1) for name in ("lstm_hidden", "lstm_cell"))
             hidden, after = encoder.lstm(hidden[..., window.num_again :], before)
             for name, values in zip(("lstm_hidden", "lstm_cell"), after, strict=True):
@@ -300,11 +302,14 @@ class StreamingEncoder:
         counts = torch.zeros(self.batch_size, dtype=torch.int64)
         for rows, window in _alike(windows):
             hidden = _rows_of(self._state["hidden"], rows)[..., window.begin : window.end]
-            latents = self._encoder.project(hidden, None, window.is_start, window.is_end, self._weights)
+            latents = self._encoder.project(hidden, self._piece(window))
             codes[rows, :, : window.num_new] = self._quantizer(latents[..., window.num_again :]).to(device)
             counts += self._counts(rows, window.num_new)
         self._state["num_codes"] = self._state["num_codes"] + counts
         return codes, torch.arange(num_new, device=device) < counts.to(device)[:, None, None]
+
+    def _piece(self, window: "_Window") -> Piece:
+        return Piece(window.is_start, window.is_end, weights=self._weights)
 
     def _counts(self, rows: list[int], count: int) -> torch.Tensor:
         counts = torch.zeros(self.batch_size, dtype=torch.int64)

@@ -33,7 +33,7 @@ class WindowDecoding:
         lookahead_frames: int,
         crossfade_frames: int = CROSSFADE_FRAMES,
     ):
-        model._bandwidth_ids(bandwidth_id, batch_size, model.device)  # refuses a wrong one now
+        model.bandwidth_ids(bandwidth_id, batch_size, model.device)  # refuses a wrong one now
         self._model, self._bandwidth_id, self._batch_size = model, bandwidth_id, batch_size
         self._chunk, self._context, self._lookahead = chunk_frames, context_frames, lookahead_frames
         self._hop_length = model.config.hop_length
