@@ -2,6 +2,9 @@
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from wavtokenizer_hf.audio.codes import CodeFile
 from wavtokenizer_hf.cli import main
 from wavtokenizer_hf.codecs.loading import load_codec
 from wavtokenizer_hf.codecs.registry import codec_of, family_of
+from wavtokenizer_hf.hub.export import export_to_hub_folder
 from wavtokenizer_hf.streaming import decode_long, encode_long
 
 PACKAGE = Path(__file__).parents[2] / "wavtokenizer_hf"
@@ -100,7 +104,7 @@ def test_it_is_evaluated_and_reported(folder, recordings, run, tmp_path):
     run("evaluate", folder, recordings, "-o", tmp_path / "scores", "--metrics", "log_mel_l1,codebook_usage,bitrate")
     results = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert results["model"]["hop_length"] is None
-    run("reconstruct", recordings / "0.wav", "-o", tmp_path / "0.wav", "-m", folder, "--report", tmp_path / "page")
+    run("reconstruct", recordings / "0.wav", tmp_path / "0.wav", "-m", folder, "--report", tmp_path / "page")
     assert "Codes over time" in (tmp_path / "page" / "index.html").read_text()
 
 
@@ -110,8 +114,39 @@ def test_a_folder_for_the_hub_is_made_of_it(folder, run, tmp_path):
     assert "8000 Hz" in (tmp_path / "out" / "README.md").read_text()
 
 
+FOREIGN_PROCESS = """
+import sys
+import numpy as np
+from transformers import AutoFeatureExtractor, AutoModel
+sys.modules["wavtokenizer_hf"] = None
+folder, clip, found = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+events = model.encode(**extractor(clip, resample=True, return_tensors="pt"))
+np.save(found, events.event_codes.numpy())
+for part in (model, extractor):
+    part.save_pretrained(folder + "-again")
+"""
+
+
+def test_events_load_from_the_hub_without_the_package(recordings, tmp_path):
+    codec, path = codec_of(tiny_events.tiny_model()), recordings / "0.wav"
+    folder = export_to_hub_folder(codec.model, codec.feature_extractor, tmp_path / "exported")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-c", FOREIGN_PROCESS, *map(str, (folder, path, tmp_path / "found.npy"))]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    with torch.no_grad():
+        events = codec.model.encode(**codec.feature_extractor(path, resample=True, return_tensors="pt"))
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), events.event_codes.numpy())
+    code = {file.name for file in folder.glob("*.py")}
+    assert {file.name for file in (tmp_path / "exported-again").glob("*.py")} == code
+    assert "rendering_sparse_event_codec.py" in code
+
+
 def test_an_unknown_family_is_named_with_those_that_are_known():
-    with pytest.raises(ValueError, match=r"type 'opus', only for .*sparse_event_codec.*wavtokenizer"):
+    with pytest.raises(ValueError, match=r"type 'opus', only for wavtokenizer.*sparse_event_codec"):
         family_of("opus")
 
 

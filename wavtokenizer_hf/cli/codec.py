@@ -39,7 +39,7 @@ def decode_options(codec: "Codec", bandwidth_id: int | None) -> dict[str, Any]:
     try:
         codec.check_options(options)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error).replace("bandwidth_id", "--bandwidth-id")) from None
     return options
 
 

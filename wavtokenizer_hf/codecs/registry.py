@@ -24,7 +24,7 @@ def register(family: type[Codec]) -> type[Codec]:
 
 def model_types() -> list[str]:
     """All that are known."""
-    return sorted({*_PLACES, *_REGISTERED})
+    return list({**_PLACES, **_REGISTERED})
 
 
 def family_of(model_type: str) -> type[Codec]:

@@ -143,5 +143,5 @@ class WavTokenizerCodec(Codec):
     def check_options(self, options: Mapping[str, Any]) -> None:
         bandwidth_id, most = options.get("bandwidth_id", 0), self.config.adanorm_num_embeddings - 1
         if not 0 <= bandwidth_id <= most:
-            raise ValueError(f"bandwidth-id must lie from 0 to {most} for this model, got {bandwidth_id}")
+            raise ValueError(f"bandwidth_id must lie from 0 to {most} for this model, got {bandwidth_id}")
         super().check_options({name: value for name, value in options.items() if name != "bandwidth_id"})
