@@ -127,7 +127,9 @@ def decode_in_pieces(model: WavTokenizerModel, audio_codes: torch.Tensor, settin
     """(B, 1, L) -> (B, T), by what a `ChunkedDecoder` runs, which has no setting for the fade."""
     decoding = WindowDecoding(model, None, len(audio_codes), **asdict(setting))
     state = decoding.fresh_state()
-    return torch.cat([decoding.push(state, audio_codes), decoding.flush(state)], dim=-1)[:, 0]
+    rows = list(range(len(audio_codes)))
+    pushed = decoding.push(state, audio_codes, torch.full((len(rows),), audio_codes.shape[-1]))
+    return torch.cat([pushed.values, decoding.flush(state, rows).values], dim=-1)[:, 0]
 
 
 @dataclass(frozen=True)

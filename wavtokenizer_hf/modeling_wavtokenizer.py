@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -443,18 +443,34 @@ def _zero_past_end(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None)
     return hidden_states if frame_mask is None else hidden_states.masked_fill(~frame_mask, 0)
 
 
-# What a causal decoder remembers of a stream: of each layer that looks back, the last frames of its input, or of its
-# output for the projections of keys and values, (B, C, l). Who streams makes it and owns it; a call of the backbone
-# replaces its tensors and changes none.
-LayerCache: TypeAlias = dict[nn.Module, torch.Tensor]
+@dataclass
+class LayerCache:
+    """What the layers of a causal decoder remember of a stream.
 
+    Who streams makes it and owns it; a call of the backbone replaces its tensors and changes none.
 
-def _with_past(layer: nn.Module, hidden_states: torch.Tensor, cache: LayerCache, num_kept: int | None) -> torch.Tensor:
-    """Frames (B, C, L) behind those that the cache has of a layer; it then has the last `num_kept` of all, or all."""
-    hidden_states = join([cache[layer], hidden_states])
-    first = 0 if num_kept is None else max(0, hidden_states.shape[-1] - num_kept)
-    cache[layer] = hidden_states[..., first:].clone()
-    return hidden_states
+    Args:
+        past: Of each layer that looks back, the last frames of its input, or of its output for the projections of keys
+            and values, (B, C, l).
+        num_frames: Of each row so far, (B,), where some had fewer than l; `past` then begins with zeros there.
+    """
+
+    past: dict[nn.Module, torch.Tensor]
+    num_frames: torch.Tensor | None = None
+
+    def prepend(self, layer: nn.Module, hidden_states: torch.Tensor, num_kept: int | None) -> torch.Tensor:
+        """Frames (B, C, L) behind those of the layer before; the last `num_kept` of all are kept, or all."""
+        hidden_states = join([self.past[layer], hidden_states])
+        first = 0 if num_kept is None else max(0, hidden_states.shape[-1] - num_kept)
+        self.past[layer] = hidden_states[..., first:].clone()
+        return hidden_states
+
+    def has_begun(self, num_others: int, num_frames: int) -> torch.Tensor | None:
+        """Which of the last frames, the `num_frames` new ones among them, belong to a row: (B, 1, 1, num_others)."""
+        if self.num_frames is None:
+            return None
+        age = torch.arange(num_others, 0, -1, device=self.num_frames.device)
+        return (age <= self.num_frames[:, None] + num_frames)[:, None, None]
 
 
 class WavTokenizerFrameConv1d(nn.Conv1d):
@@ -479,8 +495,8 @@ class WavTokenizerFrameConv1d(nn.Conv1d):
         if self.left_padding:
             missing = self.left_padding
             if cache is not None:
-                missing = max(0, missing - cache[self].shape[-1])
-                hidden_states = _with_past(self, hidden_states, cache, self.left_padding)
+                missing = max(0, missing - cache.past[self].shape[-1])
+                hidden_states = cache.prepend(self, hidden_states, self.left_padding)
             if missing:
                 zeros = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], missing)
                 hidden_states = join([zeros, hidden_states])
@@ -600,8 +616,8 @@ class WavTokenizerAttention(nn.Module):
             num_kept = None if self.window is None else self.window - 1
             projected = (
                 projected[0],
-                _with_past(self.k, projected[1], cache, num_kept),
-                _with_past(self.v, projected[2], cache, num_kept),
+                cache.prepend(self.k, projected[1], num_kept),
+                cache.prepend(self.v, projected[2], num_kept),
             )
         # Contiguous, because torch's fused kernels refuse anything else and fall back on the whole (L, L) matrix.
         query, key, value = (
@@ -614,9 +630,12 @@ class WavTokenizerAttention(nn.Module):
         num_frames = query.shape[2]
         # One row of keys serves every query, so the mask never grows with the square of the length.
         mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
+        if cache is not None:
+            mask = cache.has_begun(key.shape[2], num_frames)
         if attend is not eager_attention_forward:
             if cache is not None:
-                mask = last_may_see(num_frames, key.shape[2], self.window, key.device)[None, None]
+                seen = last_may_see(num_frames, key.shape[2], self.window, key.device)[None, None]
+                mask = seen if mask is None else seen & mask
             elif self.window is not None:
                 query, key, value, mask = in_blocks(query, key, value, self.window)
         attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
@@ -723,7 +742,7 @@ class WavTokenizerBackbone(nn.Module):
             layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
         ]
         layers += self.attention.k, self.attention.v
-        return {layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers}
+        return LayerCache({layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers})
 
     def forward(
         self,
