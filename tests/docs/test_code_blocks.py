@@ -226,7 +226,7 @@ def test_a_statement_that_is_not_true_is_noticed():
 def test_a_command_that_fails_is_noticed():
     with pytest.raises(AssertionError, match="ls no-such-folder"):
         run_document(Path("page.md"), "```bash\nls no-such-folder\ntrue\n```\n")
-    with pytest.raises(RuntimeError, match="status 1: error: no such file"):
+    with pytest.raises(RuntimeError, match="status 2: error: no such file"):
         run_document(Path("page.md"), "```bash\nwavtokenizer info codes.npz\n```\n")
 
 

@@ -32,8 +32,7 @@ def evaluate(
     output: Annotated[
         Path,
         typer.Option(
-            "--out",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="DIR",
             help="Folder for results.json, results.md and index.html.",
             show_default=False,

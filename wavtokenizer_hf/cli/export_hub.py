@@ -15,9 +15,10 @@ def export_hub(
         typer.Argument(metavar="MODEL", help="The codec: a folder or a Hub id.", show_default=False),
     ],
     directory: Annotated[
-        Path,
+        Path | None,
         typer.Argument(metavar="DIR", help="The folder to write; new, or empty.", show_default=False),
-    ],
+    ] = None,
+    output: options.Output = None,
     revision: options.Revision = "main",
     overwrite: Annotated[
         bool,
@@ -33,6 +34,7 @@ def export_hub(
     Example: wavtokenizer export-hub FOLDER my-codec
     """
     with reporting(debug):
+        directory = Path(options.one_output(directory, output))
         from wavtokenizer_hf.cli.codec import find_codec, load_codec
 
         model = find_codec(model)

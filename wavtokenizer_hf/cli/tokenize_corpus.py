@@ -26,13 +26,14 @@ def tokenize_corpus(
         ),
     ],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="OUT",
             help="Folder for the codes: a new one, or that of the same command, to go on.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    output: options.Output = None,
     model: options.Model = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
@@ -107,6 +108,7 @@ def tokenize_corpus(
     Example: wavtokenizer tokenize-corpus recordings codes
     """
     with reporting(debug):
+        out = Path(options.one_output(out, output))
         # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
         # when it computes for the first time in a process.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
