@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 
 
 def export_hub(
@@ -41,10 +41,8 @@ def export_hub(
         from wavtokenizer_hf.hub.export import export_to_hub_folder
         from wavtokenizer_hf.hub.folder import check_target
 
-        try:
+        with wrong_use(FileExistsError, debug=debug):
             check_target(directory, overwrite)
-        except FileExistsError as error:
-            raise typer.BadParameter(str(error)) from None
         codec = load_codec(model, "whole", revision=revision, dtype="stored")
         card = Path(model, "README.md")
         folder = export_to_hub_folder(

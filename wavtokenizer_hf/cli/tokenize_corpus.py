@@ -8,7 +8,7 @@ import typer
 
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -120,10 +120,8 @@ def tokenize_corpus(
         model = find_codec(model)
         from wavtokenizer_hf.corpus.source import find_source
 
-        try:
+        with wrong_use(ValueError, debug=debug):
             recordings = find_source(source, config=config, split=split, revision=data_revision)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
 
         from wavtokenizer_hf.corpus import run
         from wavtokenizer_hf.corpus.cluster import RayRunner
@@ -135,18 +133,21 @@ def tokenize_corpus(
             place = "cpu" if is_on_ray else device
             codec = load_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
             try:
-                statistics = run.tokenize_corpus(
-                    recordings,
-                    out,
-                    codec.model,
-                    codec.feature_extractor,
-                    CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
-                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete),
-                    means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
-                    processes=processes,
-                    runner=RayRunner(actors) if is_on_ray else run.run_here,
-                    shows_progress=True,
-                )
+                with wrong_use(FileNotFoundError, FileExistsError, debug=debug):
+                    statistics = run.tokenize_corpus(
+                        recordings,
+                        out,
+                        codec.model,
+                        codec.feature_extractor,
+                        CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
+                        settings=Settings(
+                            dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete
+                        ),
+                        means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
+                        processes=processes,
+                        runner=RayRunner(actors) if is_on_ray else run.run_here,
+                        shows_progress=True,
+                    )
             except KeyboardInterrupt:
                 say("interrupted: the same command goes on where this one ended", err=True)
                 raise

@@ -91,15 +91,16 @@ def train(
         for noisy in ("accelerate", "transformers", "httpx"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
+        from huggingface_hub.errors import StrictDataclassError
         from transformers.utils.logging import disable_progress_bar
 
         import wavtokenizer_hf
         from wavtokenizer_hf.training.trainer import Trainer
 
         wavtokenizer_hf.register()
-        # A state that is damaged is no wrong use; when a run begins, whatever does not fit was said here.
-        kinds = (FileNotFoundError, FileExistsError) if resume else (FileNotFoundError, FileExistsError, ValueError)
-        with wrong_use(*kinds, debug=debug):
+        # What does not fit when a run begins was said here; when it goes on, the run's files may be damaged.
+        kinds = () if resume else (ValueError, StrictDataclassError)
+        with wrong_use(FileNotFoundError, FileExistsError, *kinds, debug=debug):
             trainer = Trainer(config, run, is_resuming=resume)
         disable_progress_bar()  # there would be one for each checkpoint
         progress = trainer.train(None if stop_after is None else 60 * stop_after)
