@@ -8,6 +8,7 @@ import typer
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 from wavtokenizer_hf.cli.convert import EPILOG, convert
 from wavtokenizer_hf.cli.errors import reporting
+from wavtokenizer_hf.cli.grammar import Command
 from wavtokenizer_hf.cli.verify import verify
 from wavtokenizer_hf.conversion.cards import write_released_cards
 
@@ -17,8 +18,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=EPILOG)(convert)
-app.command()(verify)
+app.command(epilog=EPILOG, cls=Command)(convert)
+app.command(cls=Command)(verify)
 
 
 @app.command()

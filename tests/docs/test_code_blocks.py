@@ -175,6 +175,14 @@ def test_every_block_of_a_document_runs(document, uploads):
     assert all(files >= COMPLETE for files in uploads.files.values())
 
 
+@pytest.mark.parametrize("document", WITH_CODE, ids=str)
+def test_no_python_block_wants_a_model_that_must_be_downloaded(document):
+    made = {"my-codec", "hub-folder", "my-model", "with-audio", "language-model"}  # by a block before
+    for block in blocks(read(document)):
+        if block.language == "python":
+            assert set(re.findall(r'from_pretrained\(\s*"([^"]*)"', block.code)) <= made, block.line
+
+
 @pytest.fixture
 def card_directory(docs_directory, monkeypatch) -> Path:
     """A model's folder, from within which its card is read, with a recording."""
@@ -226,7 +234,7 @@ def test_a_statement_that_is_not_true_is_noticed():
 def test_a_command_that_fails_is_noticed():
     with pytest.raises(AssertionError, match="ls no-such-folder"):
         run_document(Path("page.md"), "```bash\nls no-such-folder\ntrue\n```\n")
-    with pytest.raises(RuntimeError, match="status 1: error: no such file"):
+    with pytest.raises(RuntimeError, match="status 2: error: no such file"):
         run_document(Path("page.md"), "```bash\nwavtokenizer info codes.npz\n```\n")
 
 

@@ -396,6 +396,65 @@ def test_a_model_that_is_nowhere_fails_with_both_places_named(run):
     assert err.startswith("error: nobody/nothing is neither a folder here nor to be had from the Hub: ")
 
 
+def shell(command, folder, **options):
+    """Runs a line of bash in which `$W` is the command line; its status is that of the first command that failed."""
+    variables = {"W": f"{sys.executable} -m wavtokenizer_hf", "WAVTOKENIZER_MODEL": str(folder)}
+    line = ["bash", "-c", f"set -o pipefail; {command}"]
+    return subprocess.run(line, capture_output=True, env=os.environ | variables, **options)
+
+
+def test_recordings_and_codes_go_through_pipes(run, folder):
+    run("encode", CLIP, "-o", "expected.npz", "-m", folder)
+    run("decode", "expected.npz", "-o", "expected.wav", "-m", folder)
+    done = shell(
+        "$W encode - -o - | tee codes.npz | $W decode - --out - --format wav", folder, input=CLIP.read_bytes()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == Path("expected.wav").read_bytes()
+    codes = CodeFile.load("codes.npz")
+    np.testing.assert_array_equal(codes.audio_codes, CodeFile.load("expected.npz").audio_codes)
+    assert codes.source == "stdin"
+    assert b"stdout.npz: " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "info {codes}", "info {codes} --json", "decode {codes} -o -"])
+def test_a_reader_that_has_gone_is_no_error(run, folder, command):
+    run("encode", CLIP, "-o", "a.npz", "-m", folder)
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = command.format(codes="a.npz").split()
+    variables = os.environ | {"WAVTOKENIZER_MODEL": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", "wavtokenizer_hf", *arguments], stdout=writing, stderr=subprocess.PIPE, env=variables
+    )
+    os.close(writing)
+    assert done.returncode == 0
+    assert not re.search(rb"error|warning|ignored|Traceback", done.stderr), done.stderr
+
+
+def test_where_to_write_is_said_once_as_an_argument_or_an_option(run, folder):
+    assert run("reconstruct", CLIP, "-o", "a.wav", "-m", folder)[0] == 0
+    for places in ((), ("b.wav", "-o", "c.wav")):
+        status, _, err = run("reconstruct", CLIP, *places, "-m", folder)
+        assert status == 2
+        assert "say where to write" in err
+    assert names_in(Path()) == {"a.wav"}
+
+
+def test_an_interrupted_command_goes_on_with_what_is_missing(run, folder):
+    Path("in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(f"in/{name}", noise(3000), 24000)
+    run("encode", "in/a.wav", "-o", "codes/", "-m", folder)
+    before = Path("codes/a.npz").stat().st_mtime_ns
+    status, _, err = run("encode", "in", "-o", "codes", "-m", folder, "--skip-existing")
+    assert (status, "1 of 2 files were done before" in err) == (0, True)
+    assert names_in(Path("codes")) == {"a.npz", "b.npz"}
+    assert Path("codes/a.npz").stat().st_mtime_ns == before
+    assert run("encode", "in", "-o", "codes", "-m", "nowhere", "--skip-existing")[0] == 0  # nothing is left to do
+    assert run("encode", "in", "-o", "codes", "-m", folder, "--skip-existing", "--overwrite")[0] == 2
+
+
 def test_a_released_checkpoint_goes_by_its_name_and_is_converted_once(run, tmp_path, monkeypatch):
     downloads = []
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from typer.testing import CliRunner
-
-from conversion.__main__ import app
 from conversion.cards import released_card
 from conversion.checkpoints import RELEASED
 from conversion.convert import convert
+from typer.testing import CliRunner
+
+from conversion.__main__ import app
 from tests.original_checkpoint import write_checkpoint
 from tests.tiny import tiny_config
 from wavtokenizer_hf import WavTokenizerConfig

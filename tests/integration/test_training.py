@@ -797,7 +797,7 @@ def test_a_mistake_costs_one_line_and_leaves_no_folder(tmp_path, monkeypatch, co
     Path("x.ckpt").touch()
     arguments = [argument.replace("CODEC", str(codec)) for argument in arguments]
     status, out, err = command(*([] if "-o" in arguments else ["-o", "run"]), *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     lines = err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")

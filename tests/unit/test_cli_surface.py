@@ -15,14 +15,23 @@ from wavtokenizer_hf.cli.options import AudioFormat, DType
 
 READING = {"--allow-incomplete"}
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
+OUTPUT = {"--output", "--out", "-o"}
 SURFACE = {
-    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *READING, *SHARED},
-    "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", "--chunked", *SHARED},
-    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *READING, *SHARED},
+    "encode": {"IN", "--model", "-m", "--format", "--skip-existing", *OUTPUT, *READING, *SHARED},
+    "decode": {
+        *("IN", "--model", "-m", "--format", "--bandwidth-id", "--chunked", "--skip-existing"),
+        *OUTPUT,
+        *SHARED,
+    },
+    "reconstruct": {
+        *("IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", "--skip-existing"),
+        *OUTPUT,
+        *READING,
+        *SHARED,
+    },
     "evaluate": {
         "[MODEL] DATA",
-        "--out",
-        "-o",
+        *OUTPUT,
         "--pairs",
         "--frame-rate",
         "--metrics",
@@ -36,11 +45,16 @@ SURFACE = {
         *READING,
         *SHARED,
     },
-    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", *READING, "--debug"},
+    "train": {
+        *("RECIPE", "[KEY=VALUE]...", "--resume", "--stop-after", "--recipes", "--debug"),
+        *OUTPUT,
+        *READING,
+    },
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
     "tokenize-corpus": {
         "SOURCE",
         "OUT",
+        *OUTPUT,
         "--model",
         "-m",
         "--workers",
@@ -61,6 +75,7 @@ SURFACE = {
     "convert": {
         "NAME|FILE|REPO:FILE",
         "OUT",
+        *OUTPUT,
         "--yaml",
         "--causal",
         "--no-causal",
@@ -70,8 +85,11 @@ SURFACE = {
     },
     "verify": {"OUT", "--against", "--audio", "--debug"},
     "status": {"OUT", "--verify", "--json", "--debug"},
-    "export-tokens": {"OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"},
-    "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
+    "export-tokens": {
+        *("OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"),
+        *OUTPUT,
+    },
+    "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug", *OUTPUT},
 }
 
 COMMANDS = typer.main.get_command(app).commands
@@ -102,6 +120,15 @@ def test_the_choices_of_options_are_these():
     assert [choice.value for choice in CodeFormat] == ["npz", "json"]
     assert [choice.value for choice in AudioFormat] == ["wav", "flac", "ogg", "mp3"]
     assert [choice.value for choice in DType] == ["float32", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("name", [None, *SURFACE])
+def test_a_flag_is_shown_without_a_value(name, capsys):
+    with pytest.raises(SystemExit):
+        main([*([name] if name else []), "--help"])
+    printed = capsys.readouterr().out
+    assert "--help" in printed
+    assert "bool" not in printed.lower()
 
 
 def test_help_names_every_command(capsys):

@@ -17,10 +17,11 @@ from wavtokenizer_hf.audio.shown import folded
 from wavtokenizer_hf.cli.convert import EPILOG, convert
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
-from wavtokenizer_hf.cli.errors import say
+from wavtokenizer_hf.cli.errors import leave_quietly, say
 from wavtokenizer_hf.cli.evaluate import evaluate
 from wavtokenizer_hf.cli.export_hub import export_hub
 from wavtokenizer_hf.cli.export_tokens import export_tokens
+from wavtokenizer_hf.cli.grammar import Command, Group
 from wavtokenizer_hf.cli.info import info
 from wavtokenizer_hf.cli.reconstruct import reconstruct
 from wavtokenizer_hf.cli.status import status
@@ -30,6 +31,7 @@ from wavtokenizer_hf.cli.verify import verify
 
 app = typer.Typer(
     name="wavtokenizer",
+    cls=Group,
     help="Turns recordings into WavTokenizer codes and back.",
     epilog="Exit status: 0 all went well, 1 something failed, 2 wrong use.",
     no_args_is_help=True,
@@ -67,8 +69,8 @@ for _command in (
     export_hub,
     verify,
 ):
-    app.command()(_command)
-app.command(epilog=EPILOG)(convert)
+    app.command(cls=Command)(_command)
+app.command(epilog=EPILOG, cls=Command)(convert)
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
@@ -83,5 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     with unwinding_when_terminated(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # of what printed help or a table
+                leave_quietly()
+            raise
     sys.exit(0)

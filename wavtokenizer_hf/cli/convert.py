@@ -28,8 +28,9 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The folder to write; new, or empty.", show_default=False)
-    ],
+        Path | None, typer.Argument(metavar="OUT", help="The folder to write; new, or empty.", show_default=False)
+    ] = None,
+    output: options.Output = None,
     yaml: Annotated[
         Path | None,
         typer.Option(
@@ -63,6 +64,7 @@ def convert(
     Example: wavtokenizer convert small-speech-75token wavtokenizer-75
     """
     with reporting(debug):
+        out = Path(options.one_output(out, output))
         from wavtokenizer_hf.conversion.convert import convert as convert_checkpoint
 
         with StageBars() as bars:

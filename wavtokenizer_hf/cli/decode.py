@@ -17,16 +17,18 @@ def decode(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN", help="Files of codes (.npz, .json), folders of them, or patterns.", show_default=False
+            metavar="IN",
+            help="Files of codes (.npz, .json), folders of them, or patterns; - for stdin.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="OUT",
-            help="The file to write, for one file of codes; a folder for several, or where the name has no suffix.",
+            help="The file to write, for one file of codes; a folder for several, or where the name has no suffix; "
+            "- for stdout.",
             show_default=False,
         ),
     ],
@@ -41,6 +43,7 @@ def decode(
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
     debug: options.Debug = False,
 ) -> None:
     """Decode files of codes into audio.
@@ -58,6 +61,7 @@ def decode(
             output_suffixes=WRITABLE_SUFFIXES,
             output_format=audio_format.value if audio_format else None,
             overwrite=overwrite,
+            skip_existing=skip_existing,
         )
 
         from wavtokenizer_hf.cli.codec import decode_options, load_codec
@@ -89,7 +93,7 @@ def decode(
             elif codes.fingerprint != codec.fingerprint:
                 foreign.append(job.source)
             if len(jobs) == 1:
-                say(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz")
+                say(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz", err=job.is_piped)
 
         try:
             run_jobs(jobs, work, verb="Decoding", debug=debug)

@@ -24,17 +24,18 @@ def encode(
         list[str],
         typer.Argument(
             metavar="IN",
-            help="Recordings (WAV, FLAC, OGG, MP3; any rate, any number of channels), folders of them, or patterns.",
+            help="Recordings (WAV, FLAC, OGG, MP3; any rate, any number of channels), folders of them, or patterns; "
+            "- for stdin.",
             show_default=False,
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="OUT",
-            help="The file to write, for one recording; a folder for several, or where the name has no suffix.",
+            help="The file to write, for one recording; a folder for several, or where the name has no suffix; "
+            "- for stdout.",
             show_default=False,
         ),
     ],
@@ -48,6 +49,7 @@ def encode(
     revision: options.Revision = "main",
     allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
     debug: options.Debug = False,
 ) -> None:
     """Encode recordings into files of codes.
@@ -65,6 +67,7 @@ def encode(
             output_suffixes=CODE_SUFFIXES,
             output_format=code_format.value if code_format else None,
             overwrite=overwrite,
+            skip_existing=skip_existing,
         )
 
         from wavtokenizer_hf.audio_input import open_audio, versions
@@ -86,6 +89,6 @@ def encode(
             )
             codes.save(job.target)
             if len(jobs) == 1:
-                say(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s")
+                say(f"{job.target}: {codes.num_codes} codes for {codes.duration_s:.2f} s", err=job.is_piped)
 
         run_jobs(jobs, work, verb="Encoding", debug=debug)

@@ -9,7 +9,7 @@ import typer
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, unless_nobody_reads, wrong_use
 
 
 def info(
@@ -30,9 +30,11 @@ def info(
     """
     with reporting(debug):
         is_codes = Path(subject).suffix.lower() in CODE_SUFFIXES and not Path(subject).is_dir()
-        facts = _describe_codes(subject) if is_codes else _describe_model(subject, revision)
+        with wrong_use(FileNotFoundError, debug=debug):
+            facts = _describe_codes(subject) if is_codes else _describe_model(subject, revision)
         if as_json:
-            typer.echo(json.dumps(facts, indent=2))
+            with unless_nobody_reads():
+                typer.echo(json.dumps(facts, indent=2))
             return
         width = max(map(len, facts))
         for name, value in facts.items():

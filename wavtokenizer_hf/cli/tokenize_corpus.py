@@ -8,7 +8,7 @@ import typer
 
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ def tokenize_corpus(
         ),
     ],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="OUT",
             help="Folder for the codes: a new one, or that of the same command, to go on.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    output: options.Output = None,
     model: options.Model = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
@@ -107,6 +108,7 @@ def tokenize_corpus(
     Example: wavtokenizer tokenize-corpus recordings codes
     """
     with reporting(debug):
+        out = Path(options.one_output(out, output))
         # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
         # when it computes for the first time in a process.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
@@ -118,10 +120,8 @@ def tokenize_corpus(
         model = find_codec(model)
         from wavtokenizer_hf.corpus.source import find_source
 
-        try:
+        with wrong_use(ValueError, debug=debug):
             recordings = find_source(source, config=config, split=split, revision=data_revision)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
 
         from wavtokenizer_hf.corpus import run
         from wavtokenizer_hf.corpus.cluster import RayRunner
@@ -133,16 +133,19 @@ def tokenize_corpus(
             place = "cpu" if is_on_ray else device
             codec = load_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
             try:
-                statistics = run.tokenize_corpus(
-                    recordings,
-                    out,
-                    codec,
-                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete),
-                    means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
-                    processes=processes,
-                    runner=RayRunner(actors) if is_on_ray else run.run_here,
-                    shows_progress=True,
-                )
+                with wrong_use(FileNotFoundError, FileExistsError, debug=debug):
+                    statistics = run.tokenize_corpus(
+                        recordings,
+                        out,
+                        codec,
+                        settings=Settings(
+                            dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete
+                        ),
+                        means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
+                        processes=processes,
+                        runner=RayRunner(actors) if is_on_ray else run.run_here,
+                        shows_progress=True,
+                    )
             except KeyboardInterrupt:
                 say("interrupted: the same command goes on where this one ended", err=True)
                 raise
