@@ -106,6 +106,17 @@ def test_what_is_not_there_or_torn_is_not_finished(plan):
     assert read_record(plan, 0) is None
 
 
+@pytest.mark.parametrize("checksum", ["sha256", "footer_sha256"])
+def test_a_name_that_looks_like_a_checksum_is_a_name(tmp_path, checksum):
+    name = f'"{checksum}": "{"f" * 64}", "'
+    columns = {name: name}
+    plan = plan_for(tmp_path / "out", Listed(*(PlannedClip(name * n, name, columns=columns) for n in (1, 2))))
+    record = write_shard(plan, result(plan, [OUTCOMES[0], Failure("silent", name)]))
+    assert read_record(plan, 0).footer_sha256 == record.footer_sha256 != "f" * 64
+    assert damage_of(plan, read_record(plan, 0)) == ""
+    assert pq.read_table(shard_path(plan, 0))["id"].to_pylist() == [name]
+
+
 def test_every_bit_of_a_shard_is_checked(plan):
     record = write_shard(plan, result(plan))
     assert (record.sha256, damage_of(plan, read_record(plan, 0))) == (read_record(plan, 0).sha256, "")

@@ -278,4 +278,4 @@ def _footer_start(content: bytes | memoryview) -> int:
 
 def _place_of(checksum: str, footer: bytes | bytearray) -> int:
     before = f'"{checksum}": "'.encode()
-    return footer.index(before) + len(before)
+    return footer.rindex(before) + len(before)  # names that Arrow quotes stand in front of it
