@@ -48,7 +48,7 @@ _READABLE = "WAV, FLAC, OGG (Vorbis, Opus) and MP3"
 # Encodings whose samples libsndfile finds wherever it begins. All others are decoded from their start.
 _SEEKABLE = {
     *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"),
-    *("IMA_ADPCM", "MS_ADPCM", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32", "VORBIS", "OPUS"),
+    *("IMA_ADPCM", "MS_ADPCM", "VORBIS", "OPUS"),
 }
 
 
@@ -288,11 +288,10 @@ def read_audio(
         FileNotFoundError, ValueError, ImportError: As `open_audio`; ValueError also for a part without a sample.
     """
     with open_audio(source, name=name, allow_incomplete=allow_incomplete) as recording:
-        if start_s or end_s is not None:
-            return recording.read(*recording.bounds(start_s, end_s)), recording.sampling_rate
-        samples = recording.read()
+        is_part = start_s or end_s is not None
+        samples = recording.read(*(recording.bounds(start_s, end_s) if is_part else ()))
         if not samples.shape[1]:
-            raise ValueError(f"{recording.name} is empty: it has no sample")
+            raise ValueError(f"{recording.name} is empty: it has no sample{' in this part' if is_part else ''}")
         return samples, recording.sampling_rate
 
 
@@ -511,12 +510,16 @@ def _streams(file: _Bytes, name: str, notes: list[str]) -> "list[_Stream]":
     if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
         return _wav_streams(file, begin, name, notes)
     container = _container(magic)
-    if container:
-        return [_AvStream(file, container, name)]
-    runs = _mp3_runs(file, begin, notes)
+    runs = [] if container else _mp3_runs(file, begin, notes)
     if runs:
         return [_Mp3Stream(file, run, name, notes) for run in runs]
-    return [_sndfile_stream(file, [(0, file.size)], name)]
+    stream = _AvStream(file, container, name) if container else _sndfile_stream(file, [(0, file.size)], name)
+    if container not in _REPEATING and file.find(magic, begin + 16) >= 0:
+        raise ValueError(
+            f"{name} begins anew in its middle: files were put behind one another, which is read of WAV, FLAC, OGG "
+            "and MP3 alone. Split it first."
+        )
+    return [stream]
 
 
 def _behind_id3(file: _Bytes) -> int:
@@ -553,13 +556,14 @@ class _SndfileStream(_Stream):
             super().__init__(int(sound.samplerate), int(sound.channels), known, known, _version_of("soundfile"))
 
     def chunks(self, start: int) -> Iterator[np.ndarray]:
-        with self._open() as sound:
-            first = 0
-            if self.is_seekable and not self.problem and (first := min(start, self.last_seek) // _GRAIN * _GRAIN) > 0:
+        first = min(start, self.last_seek) // _GRAIN * _GRAIN if self.is_seekable and not self.problem else 0
+        with contextlib.ExitStack() as stack:
+            sound = stack.enter_context(self._open())
+            if first > 0:
                 try:
                     sound.seek(first)
-                except RuntimeError as error:
-                    raise _BrokenOffError(f"cannot be decoded ({error})") from error
+                except RuntimeError:  # also for what lies behind the end of a FLAC: from its start it reads well
+                    sound, first = stack.enter_context(self._open()), 0
             yield from _decoded(sound, start - first, None if self.num_samples is None else self.num_samples - first)
 
 
@@ -794,7 +798,7 @@ def _ogg_streams(file: _Bytes, begin: int, name: str, notes: list[str]) -> "list
     position = begin
     while position < file.size:
         page = file.at(position, 282)
-        length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) >= 27 else 0
+        length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) >= 27 else 27
         if page[:4] != b"OggS" or position + length > file.size:
             further = file.find(b"OggS", position + 1)
             if not any(is_open.values()) and further < 0:
@@ -1149,6 +1153,8 @@ def _container(magic: bytes) -> str:
     return next((form for mark, form in _CONTAINERS.items() if magic.startswith(mark)), "")
 
 
+# Those whose frames may begin as the file does, and the one that FFmpeg reads on.
+_REPEATING = ("aac", "amr", "wv", "matroska")
 _CONTAINERS = {
     b"\x1a\x45\xdf\xa3": "matroska",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",

@@ -84,15 +84,60 @@ def test_files_that_were_put_behind_one_another_are_read_to_the_last(form):
         np.testing.assert_array_equal(recording.read(1000, recording.num_samples - 1000), together[:, 1000:-1000])
 
 
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "W64", "RF64", "NIST", "VOC", "IRCAM", "m4a"])
+def test_files_behind_one_another_in_formats_that_end_with_the_first_are_refused(form):
+    first = encoded(form, 0.5) if form == "m4a" else written(sound(0.5), RATE, form)
+    assert read(first).shape[1] >= 12000
+    with pytest.raises(ValueError, match=r"a\.x (begins anew in its middle|as audio)"):
+        read(first + first)
+
+
 def test_files_of_different_rates_behind_one_another_are_refused():
     with pytest.raises(ValueError, match=r"a\.x holds recordings of different kinds.*22050 Hz.*16000 Hz"):
-        read(encoded("flac", 0.5) + _flac(sound(0.5, 16000), 16000))
+        read(encoded("flac", 0.5) + written(sound(0.5, 16000), 16000, "FLAC"))
 
 
-def _flac(samples: np.ndarray, rate: int) -> bytes:
+def written(samples: np.ndarray, rate: int, form: str, subtype: str | None = None) -> bytes:
     content = io.BytesIO()
-    soundfile.write(content, samples, rate, format="FLAC")
+    soundfile.write(content, samples, rate, format=form, subtype=subtype)
     return content.getvalue()
+
+
+def damaged_recordings() -> dict[str, bytes]:
+    """What a whole reads through, and a decoder that jumps need not."""
+    alac, flac = written(sound(1.0), RATE, "CAF", "ALAC_16"), encoded("flac", 1.0)
+    middle = len(alac) // 2
+    dump = written(sound(1.0), RATE, "SDS", "PCM_16")
+    return {
+        "ALAC with a hole of zeros": alac[:middle] + bytes(200) + alac[middle + 200 :],
+        "ALAC with more in it": alac[:middle] + b"\x5a" * 30 + alac[middle:],
+        "FLAC with a tail": flac + np.random.default_rng(0).bytes(5000),
+        "a sample dump with a hole": dump[: len(dump) // 2] + bytes(512) + dump[len(dump) // 2 + 512 :],
+    }
+
+
+@pytest.mark.filterwarnings("ignore::wavtokenizer_hf.audio_input.RecordingWarning")
+@pytest.mark.parametrize("name", damaged_recordings())
+def test_a_part_of_what_is_damaged_is_that_of_the_whole_too(name):
+    content = damaged_recordings()[name]
+    with open_audio(io.BytesIO(content), allow_incomplete=True) as recording:
+        whole = recording.read()
+        for start in range(0, recording.num_samples, 3000):
+            np.testing.assert_array_equal(recording.read(start, start + 3000), whole[:, start : start + 3000])
+
+
+@pytest.mark.parametrize("form", ["vorbis", "opus", "flac", "mp3", "pcm16", "au"])
+def test_a_recording_cut_in_its_first_bytes_is_an_error_that_names_it(form):
+    content = encoded(form, 0.2)
+    for length in range(1, 64):
+        with pytest.raises(ValueError, match=r"a\.x"):
+            read(content[:length])
+
+
+def test_nothing_that_is_left_of_a_part_is_an_error():
+    flac = encoded("flac", 1.0)
+    with pytest.warns(RecordingWarning), pytest.raises(ValueError, match="no sample in this part"):
+        read_audio(io.BytesIO(flac[:5000] + bytes(len(flac) - 7000) + flac[-2000:]), 0.5, 0.6, allow_incomplete=True)
 
 
 def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end():
