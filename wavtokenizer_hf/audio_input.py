@@ -572,7 +572,14 @@ def _open_sndfile(file: _Bytes, pieces: list[bytes | tuple[int, int]], name: str
     try:
         return _sequential(soundfile)(io.BufferedReader(_View(file, pieces), 1 << 16))
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise _unreadable(name, _reason(error)) from error
+        taken = next(filter(os.path.exists, _RESOURCE_FORKS), None)
+        cause = f"libsndfile mixes it up with {os.path.abspath(taken)}: work in another folder" if taken else ""
+        raise _unreadable(name, cause or _reason(error)) from error
+
+
+# Where libsndfile looks, from the folder that the process works in, for a part of any file that it does not know at
+# once, as it does an MP3.
+_RESOURCE_FORKS = ("._", ".AppleDouble/")
 
 
 @functools.cache

@@ -241,6 +241,16 @@ def test_what_is_no_recording_is_an_error_that_names_it_and_waits_for_nothing(ma
         assert "a.wav" in str(error.value)
 
 
+def test_an_mp3_that_libsndfile_mixes_up_with_a_mac_s_files_names_these(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read(encoded("mp3", 0.2))
+    (tmp_path / ".AppleDouble").mkdir()
+    with pytest.raises(
+        ValueError, match=r"a\.x as audio \(libsndfile mixes it up with .*AppleDouble: work in another"
+    ):
+        read(encoded("mp3", 0.2))
+
+
 def test_a_container_without_the_extra_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"a\.x.*MP4.*wavtokenizer-hf\[audio\]"):
