@@ -173,6 +173,7 @@ def test_an_interrupt_ends_the_run_at_once_and_says_how_to_go_on(tmp_path, capsy
         (FileNotFoundError(2, "No such file or directory", "x"), "[Errno 2] No such file or directory: 'x'"),
         (KeyError("weights"), "KeyError: 'weights' (--debug shows where)"),
         (MemoryError(), "MemoryError (--debug shows where)"),
+        (ValueError("\0" * 5000), r"\x00" * 250 + " ..."),
     ],
 )
 def test_an_error_is_one_line_and_a_mistake_of_ours_has_its_type(error, line):

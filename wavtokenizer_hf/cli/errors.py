@@ -16,11 +16,14 @@ from wavtokenizer_hf.conversion.errors import UsageError
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
+_MOST_CHARACTERS = 1000
 
 
 def describe(error: BaseException) -> str:
-    """The error's message on one line."""
+    """The error's message on one line that can be read."""
     message = folded(str(error))
+    if len(message) > _MOST_CHARACTERS:  # as libraries quote what damaged files hold
+        message = f"{message[:_MOST_CHARACTERS]} ..."
     if isinstance(error, _EXPECTED) and message:
         return message
     return f"{type(error).__name__}{': ' if message else ''}{message} (--debug shows where)"
