@@ -235,6 +235,15 @@ def test_whatever_a_decoder_raises_is_the_clips_failure(error, kind, reason):
     assert reader.read(PlannedClip("a", "a")) == Failure(kind, reason)
 
 
+@pytest.mark.parametrize("name", ["a\\u.wav", "\\g<9>.wav", "\\1.wav", os.fsdecode(b"\xff.wav")])
+def test_a_broken_recording_of_any_name_is_its_own_failure_alone(tmp_path, name):
+    (tmp_path / name).write_text("no audio\n")
+    (clip,) = find_source(tmp_path).clips()
+    outcome = ClipReader(find_source(tmp_path), FEATURE_EXTRACTOR).read(clip)
+    assert outcome.kind == "unreadable"
+    assert clip.source in outcome.reason
+
+
 def test_a_missing_package_ends_the_run(tmp_path, monkeypatch):
     write_recordings(tmp_path, 1)
     monkeypatch.setitem(sys.modules, "soundfile", None)

@@ -190,5 +190,5 @@ def failure_of(clip: PlannedClip, error: Exception) -> Failure:
 
 def _unreadable(clip: PlannedClip, reason: str) -> Failure:
     """What a decoder says, on one line, without where this machine keeps the file and what a process calls it."""
-    reason = _IN_MEMORY.sub(clip.source, " ".join(as_plain_text(reason).split()))
+    reason = _IN_MEMORY.sub(lambda _: clip.source, " ".join(as_plain_text(reason).split()))
     return Failure("unreadable", reason.replace(clip.path, clip.source) if clip.path else reason)
