@@ -35,8 +35,14 @@ from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.perceptual import PESQ
 from wavtokenizer_hf.evaluation.signal import log_mel_l1, snr_db
 from wavtokenizer_hf.streaming import ChunkedDecoder
-from wavtokenizer_hf.streaming.decoder import CHUNK_FRAMES, CONTEXT_FRAMES, LOOKAHEAD_FRAMES
-from wavtokenizer_hf.streaming.long_decoding import LONG_CHUNK_FRAMES, LONG_CONTEXT_FRAMES, LONG_LOOKAHEAD_FRAMES
+from wavtokenizer_hf.streaming.decoder import (
+    CHUNK_FRAMES,
+    CONTEXT_FRAMES,
+    LONG_CHUNK_FRAMES,
+    LONG_CONTEXT_FRAMES,
+    LONG_LOOKAHEAD_FRAMES,
+    LOOKAHEAD_FRAMES,
+)
 from wavtokenizer_hf.streaming.window_decoding import CROSSFADE_FRAMES, WindowDecoding
 
 CLIP_S = 8.0
@@ -121,7 +127,9 @@ def decode_in_pieces(model: WavTokenizerModel, audio_codes: torch.Tensor, settin
     """(B, 1, L) -> (B, T), by what a `ChunkedDecoder` runs, which has no setting for the fade."""
     decoding = WindowDecoding(model, None, len(audio_codes), **asdict(setting))
     state = decoding.fresh_state()
-    return torch.cat([decoding.push(state, audio_codes), decoding.flush(state)], dim=-1)[:, 0]
+    rows = list(range(len(audio_codes)))
+    pushed = decoding.push(state, audio_codes, torch.full((len(rows),), audio_codes.shape[-1]))
+    return torch.cat([pushed.values, decoding.flush(state, rows).values], dim=-1)[:, 0]
 
 
 @dataclass(frozen=True)

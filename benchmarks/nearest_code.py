@@ -26,8 +26,9 @@ from benchmarks.long_audio import forget_peak, resident
 from benchmarks.record import RESULTS, conditions, write_result
 from benchmarks.recordings import DEFAULT_AUDIO, read_recordings
 from benchmarks.rounds import significant, summary
-from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel, bundled_checkpoint, modeling_wavtokenizer
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook, _CodebookIndex
+from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel, bundled_checkpoint, nearest_wavtokenizer
+from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
+from wavtokenizer_hf.nearest_wavtokenizer import CodebookIndex
 
 SIZES = (4096, 8192, 16384, 65536, 262144)
 KINDS = ("latents", "normal", "white")
@@ -73,12 +74,12 @@ def ways(codebook: WavTokenizerCodebook) -> dict[str, Callable[[torch.Tensor], t
 
     def with_index_from(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def search(vectors: torch.Tensor) -> torch.Tensor:
-            before = modeling_wavtokenizer._INDEXED_FROM
-            modeling_wavtokenizer._INDEXED_FROM = size
+            before = nearest_wavtokenizer.INDEXED_FROM
+            nearest_wavtokenizer.INDEXED_FROM = size
             try:
                 return codebook(vectors.T[None])[0]
             finally:
-                modeling_wavtokenizer._INDEXED_FROM = before
+                nearest_wavtokenizer.INDEXED_FROM = before
 
         return search
 
@@ -94,9 +95,9 @@ def measure(codebook: WavTokenizerCodebook, vectors: torch.Tensor, num_rounds: i
     functions = ways(codebook)
     forget_peak()
     start = time.process_time()
-    index = _CodebookIndex(codebook.embed)
+    index = CodebookIndex(codebook.embed)
     build_s = time.process_time() - start
-    modeling_wavtokenizer._indices[codebook] = index
+    functions[AXES](vectors[:1])  # which makes an index of its own
     times: dict[str, list[float]] = {name: [] for name in functions}
     memory_mb: dict[str, float] = {}
     codes: dict[str, torch.Tensor] = {}
@@ -111,7 +112,7 @@ def measure(codebook: WavTokenizerCodebook, vectors: torch.Tensor, num_rounds: i
             memory_mb[name] = max(memory_mb.get(name, 0.0), (resident("VmHWM") - before) / 1e6)
     held = sum(value.numel() * value.element_size() for value in vars(index).values() if torch.is_tensor(value))
     return {
-        "num_axes": index._axes.shape[1] if index._is_useful else None,
+        "num_axes": index.num_axes,
         "build_s": significant(build_s),
         "index_mb": significant(held / 1e6),
         "equal": bool(torch.equal(codes[AXES], codes[BASELINE])),

@@ -208,7 +208,7 @@ def _breakdowns(
 def _stages(model: WavTokenizerModel, operation: str) -> dict[str, list[nn.Module]]:
     if operation == "encode":
         encoder, quantizer = model.encoder_model.encoder, model.encoder_model.quantizer
-        convolutions = [*encoder.layers[:-3], encoder.last_convolution]
+        convolutions = [layer for layer in encoder.layers if layer is not encoder.lstm]
         return {"convolutions": convolutions, "LSTM": [encoder.lstm], "nearest code": [quantizer]}
     backbone = model.backbone
     return {

@@ -711,7 +711,7 @@ def _wav_lengths(fmt: bytes, size: int, there: int, stream: _SndfileStream) -> t
         return size // align * per_block, min(known, there // align * per_block)
     num_bits = int.from_bytes(fmt[14:16], "little") * stream.num_channels
     found = min(known, there * 8 // num_bits) if num_bits else known
-    return max(found + 1, known * size // max(1, there)), found
+    return max(found + 1, size * 8 // num_bits if num_bits else known * size // max(1, there)), found
 
 
 _BLOCKED = frozenset(("IMA_ADPCM", "MS_ADPCM", "GSM610"))

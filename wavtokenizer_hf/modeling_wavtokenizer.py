@@ -11,16 +11,12 @@ gets alone: the encoder reflects each clip at its own end, and the decoder's nor
 frames only.
 """
 
-import importlib
-import itertools
 import math
 import os
 import re
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,37 +29,41 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
+from .arithmetic_wavtokenizer import (
+    WHOLE,
+    Float32Buffers,
+    Padding,
+    Piece,
+    Reach,
+    WavTokenizerConvolution,
+    by_position,
+    computed_weights,
+    convolve,
+    fast_elu,
+    fast_lstm,
+    fuse_weight_norm,
+    in_blocks,
+    in_pieces,
+    is_fused,
+    join,
+    last_may_see,
+    runs_near_caches,
+    scan_lstm,
+    without_autocast,
+)
+from .checks_wavtokenizer import check_bandwidth_ids, check_codes, check_input_values, check_mask, is_finite
+from .codec_files import give_usual_modes
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
+from .nearest_wavtokenizer import nearest_entries
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+AnyFunction = TypeVar("AnyFunction", bound=Callable)
 
 # The original draws the weights of the backbone's first convolution and of its ConvNeXt blocks from this normal
 # distribution (cut off at two), and starts their layer scale at one over their number; all else as torch does.
 _BACKBONE_INIT_STD = 0.02
 _DECODER_DROPOUT = 0.1
 _MAX_MAGNITUDE = 100.0
-
-# Activations of the encoder's first layers, and similarities to the entries of the codebook, are computed so many at
-# once: on a CPU what its caches hold, elsewhere what keeps the device busy and its memory free.
-_NUMBERS_AT_ONCE_ON_CPU = 2**20
-_NUMBERS_AT_ONCE = 2**26
-
-# A float32 score of an entry, a product of a vector and an entry of some hundred numbers, is off by no more than this
-# part of the product of their norms. What is as near as that is compared in float64.
-_SCORE_NOISE = 2**-17
-
-# From so many entries on, the search on a CPU looks along principal axes first: so many at most, or as few as leave
-# this share of the variance; for so many entries at a time. Comparing all is faster where the axes leave much of the
-# variance, or more than a small share of all entries has to be compared in full.
-_INDEXED_FROM = 2**14
-_MAX_AXES = 64
-_VARIANCE_LEFT = 0.01
-_VARIANCE_LEFT_AT_MOST = 0.25
-_BOUNDS_IN_GROUP = 64
-_COMPARED_AT_MOST = 1 / 256
-_ENTRIES_AT_ONCE = 2**10
-# Within this span of norms, no sum of float32 here overflows or loses bits to underflow.
-_SAFE_NORMS = (1e-15, 1e15)
 
 
 @dataclass
@@ -123,67 +123,14 @@ class WavTokenizerOutput(ModelOutput):
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def _without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
-    """Switches autocast off for arithmetic that must keep its precision."""
-    device_type = tensor.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+def _documented_as(function: Callable) -> Callable[[AnyFunction], AnyFunction]:
+    """Gives a method the docstring of the one that it calls."""
 
+    def document(method: AnyFunction) -> AnyFunction:
+        method.__doc__ = function.__doc__
+        return method
 
-def _numbers_at_once(device: torch.device) -> int:
-    return _NUMBERS_AT_ONCE_ON_CPU if device.type == "cpu" else _NUMBERS_AT_ONCE
-
-
-def _convolve(conv: nn.Conv1d, hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What `conv` computes from (B, C, L) with a weight; on a CPU in the layout of memory that it is fastest in.
-
-    There the channels of a position lie side by side, in what comes in, in what goes out, and in the weight. oneDNN
-    computes in that order without converting (of a weight it would take several times as long as the copy here), and
-    layer norms and linear layers read it without a copy. Every element-wise operation keeps the layout, `_join` does,
-    and `F.pad` does not.
-    """
-    if hidden_states.device.type != "cpu":
-        return conv._conv_forward(hidden_states, weight, conv.bias)
-    image, kernel = (
-        tensor.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, C, L) -> (B, C, 1, L)
-        for tensor in (hidden_states, weight)
-    )
-    stride, padding, dilation = (1, conv.stride[0]), (0, int(conv.padding[0])), (1, conv.dilation[0])
-    return F.conv2d(image, kernel, conv.bias, stride, padding, dilation, conv.groups).squeeze(2)
-
-
-def _side_by_side(weight: torch.Tensor) -> torch.Tensor:
-    """The weight (C', C, K) of a convolution in the order in which `_convolve` reads it."""
-    if weight.device.type != "cpu":
-        return weight
-    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
-
-
-def _by_position(
-    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
-) -> torch.Tensor:
-    """`function` of (B, L, D) that treats every position alike; on a CPU for few at a time, with what its caches hold.
-
-    Args:
-        function: Maps (N, D) to (N, D').
-        hidden_states: (B, L, D).
-        width: Numbers that it holds for a position at its widest.
-    """
-    if hidden_states.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return function(hidden_states)
-    flat = hidden_states.flatten(0, 1)
-    at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // width)
-    if len(flat) <= at_once:
-        return function(hidden_states)
-    return torch.cat([function(some) for some in flat.split(at_once)]).unflatten(0, hidden_states.shape[:2])
-
-
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenates (B, C, ...) over time, in the layout of `_convolve`."""
-    if parts[0].device.type != "cpu":
-        return torch.cat(parts, dim=-1)
-    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    return document
 
 
 def _initialised(module: AnyModule, **how: float) -> AnyModule:
@@ -195,84 +142,7 @@ def _initialised(module: AnyModule, **how: float) -> AnyModule:
     return module
 
 
-def _merge_weight_norm(conv: Any) -> None:
-    """Makes a weight-normalised convolution a plain one with the same weight.
-
-    torch's `remove_parametrizations` would delete the weight from a class that all deep copies of the module share.
-    """
-    requires_grad = conv.parametrizations.weight.original1.requires_grad
-    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode is of no use outside it
-        weight = conv.weight.clone()
-    conv.__class__ = WavTokenizerConvolution
-    del conv.parametrizations
-    conv.weight = nn.Parameter(weight, requires_grad=requires_grad)
-    # What is left is a hook that reads the older names of the two tensors; it cannot be pickled.
-    conv._load_state_dict_pre_hooks.clear()
-
-
-class _Float32Buffers(nn.Module):
-    """Keeps a module's own buffers in float32 when the model is cast to half precision; they still change device."""
-
-    def _apply(self, fn, recurse=True):
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, after in list(self.named_buffers(recurse=False)):
-            if after.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = before[name].to(device=after.device)
-        return self
-
-
 # ---------------------------------------------------------------------------------------------------------- encoder
-
-
-class WavTokenizerConvolution(nn.Conv1d):
-    """`nn.Conv1d`, fast on a CPU, and ready to take a weight that was computed before."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """As of any module, with weight norm too, where torch would refuse: it makes a class for every module."""
-        if not parametrize.is_parametrized(self):
-            return super().__reduce_ex__(protocol)
-        # A hook that reads older names of the two tensors cannot be pickled; a new module has one of its own.
-        state = {name: value for name, value in self.__dict__.items() if name != "_load_state_dict_pre_hooks"}
-        return _weight_normed, (self.in_channels, self.out_channels, self.kernel_size), state
-
-    def forward(self, hidden_states: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves (B, C, L) into (B, C', L')."""
-        return _convolve(self, hidden_states, self.weight if weight is None else weight)
-
-
-def _weight_normed(*arguments: Any) -> nn.Module:
-    """A convolution that is to be given its tensors."""
-    with torch.device("meta"):
-        return weight_norm(WavTokenizerConvolution(*arguments))
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Which part of its clips a tensor holds, for the layers that pad clips at their ends.
-
-    Args:
-        is_start: Whether the clips begin where it begins, and are padded there. Else what it begins with is context,
-            which every convolution uses up.
-        is_end: Whether the clips end in it, and are padded there. Else it ends with context.
-        num_valid: Positions up to the end of each clip, (B,), where the ends differ.
-        weights: Weights that were computed before, once for many pieces; the other layers compute their own.
-    """
-
-    is_start: bool = True
-    is_end: bool = True
-    num_valid: torch.Tensor | None = None
-    weights: dict["WavTokenizerConv1d", torch.Tensor] = field(default_factory=dict)
-
-    def after(self, conv: "WavTokenizerConv1d") -> "_Piece":
-        """The piece that is left of this one after a convolution."""
-        if self.num_valid is None:
-            return self
-        context = 0 if self.is_start else conv.left_padding
-        return replace(self, num_valid=(self.num_valid - context + conv.stride - 1) // conv.stride)
-
-
-_WHOLE = _Piece()
 
 
 class WavTokenizerConv1d(nn.Module):
@@ -298,88 +168,21 @@ class WavTokenizerConv1d(nn.Module):
         super().__init__()
         conv = WavTokenizerConvolution(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation)
         self.conv = weight_norm(conv)
-        self.stride = stride
-        self.reflects = config.pad_mode == "reflect"
         total = (kernel_size - 1) * dilation + 1 - stride
-        self.right_padding = 0 if config.use_causal_conv else total // 2
-        self.left_padding = total - self.right_padding
-        # The last stride may need as much as this beyond a clip's end.
-        self.widest_right_padding = self.right_padding + stride - 1
-        self.is_pointwise = kernel_size == stride == 1
+        right = 0 if config.use_causal_conv else total // 2
+        self.padding = Padding(total - right, right, stride, reflects=config.pad_mode == "reflect")
 
-    def forward(self, hidden_states: torch.Tensor, piece: _Piece = _WHOLE) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
         """Convolves (B, C, length) into (B, C', ceil(length / stride)), less what was context."""
-        if self.is_pointwise:
-            padded = hidden_states
-        elif piece.num_valid is None:
-            padded = self._pad(hidden_states, piece)
-        else:
-            padded = self._pad_each(hidden_states, piece, piece.num_valid.to(hidden_states.device))
-        return self.conv(padded, piece.weights.get(self))
-
-    # The two paddings below read the signal by index: position p before the start holds sample -p, position p from the
-    # turning point m on holds sample 2 (m - 1) - p, and samples past the clip's end are zeros. The turning point is
-    # the clip's end, or later where the clip is too short to reflect. The right side is always as wide as the widest
-    # padding, stride - 1 beyond the least: that gives ceil(length / stride) frames, and what lies past a length's own
-    # padding reaches none of them. Nothing branches on the length, so torch.export keeps it dynamic.
-
-    def _pad(self, hidden_states: torch.Tensor, piece: _Piece) -> torch.Tensor:
-        """Pads clips of one length: (B, C, length) -> (B, C, left + length + widest right)."""
-        length = hidden_states.shape[-1]
-        left, context = (self.left_padding, 0) if piece.is_start else (0, self.left_padding)
-        widest = self.widest_right_padding if piece.is_end else 0
-        if not (left or widest):
-            return hidden_states
-        if not self.reflects:
-            nothing = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], left + widest)
-            return _join([nothing[..., :left], hidden_states, nothing[..., left:]])
-        device = hidden_states.device
-        before = torch.arange(left, 0, -1, device=device)
-        after = torch.arange(widest, device=device) + length
-        right_padding = self.right_padding + (context - length) % self.stride
-        turn = torch.sym_max(length, torch.sym_max(left, right_padding) + 1)
-        after = torch.where(after < turn, after, 2 * (turn - 1) - after)
-        edges = [
-            hidden_states.index_select(-1, index.clamp(0, length - 1)).masked_fill(index >= length, 0)
-            for index in (before, after)
-        ]
-        return _join([edges[0], hidden_states, edges[1]])
-
-    def _pad_each(self, hidden_states: torch.Tensor, piece: _Piece, num_valid: torch.Tensor) -> torch.Tensor:
-        """Pads every clip at its own end: (B, C, length) -> (B, C, left + length + widest right)."""
-        num_channels, length = hidden_states.shape[-2:]
-        end = num_valid[:, None]  # (B, 1)
-        left, context = (self.left_padding, 0) if piece.is_start else (0, self.left_padding)
-        widest = self.widest_right_padding
-        right_padding = self.right_padding + (context - end) % self.stride
-        turn = torch.maximum(end, right_padding.clamp(min=left) + 1)
-        after = torch.arange(widest, device=hidden_states.device) + end  # (B, widest)
-        before = torch.arange(left, 0, -1, device=hidden_states.device).expand(end.shape[0], -1)
-        reflected = torch.where(after < turn, after, 2 * (turn - 1) - after)
-        edges = []
-        for index in (before, reflected):
-            exists = (index < end) & (index >= 0) & self.reflects
-            index = index.clamp(0, length - 1)[:, None].expand(-1, num_channels, -1)
-            edges.append(hidden_states.gather(-1, index).masked_fill(~exists[:, None], 0))
-        room = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], widest)
-        padded = _join([edges[0], hidden_states, room])
-        positions = (left + after)[:, None].expand(-1, num_channels, -1)
-        return padded.scatter_(-1, positions, edges[1])
+        return self.conv(self.padding.pad(hidden_states, piece), piece.weights.get(self.conv))
 
 
 class WavTokenizerELU(nn.Module):
-    """ELU.
-
-    Deviates: On a CPU in float32 and without gradients, exp(x) - 1 stands for expm1(x), since torch computes `exp`
-    several times as fast as `expm1`. The two differ by no more than the rounding of numbers near 1, 6e-8.
-    """
+    """ELU, as `fast_elu` in float32 on a CPU."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        is_plain = hidden_states.device.type == "cpu" and hidden_states.dtype == torch.float32
-        if not is_plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return F.elu(hidden_states)
-        below = hidden_states.clamp(max=0).exp_().sub_(1)
-        return torch.maximum(hidden_states, below, out=below)
+        is_fast = hidden_states.dtype == torch.float32 and runs_near_caches(self, hidden_states)
+        return fast_elu(hidden_states) if is_fast else F.elu(hidden_states)
 
 
 class WavTokenizerResidualBlock(GradientCheckpointingLayer):
@@ -399,22 +202,19 @@ class WavTokenizerResidualBlock(GradientCheckpointingLayer):
                 WavTokenizerConv1d(config, narrow, num_channels, kernel_size=1),
             ]
         )
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut: WavTokenizerConv1d | nn.Identity = nn.Identity()
         if config.use_conv_shortcut:
             self.shortcut = WavTokenizerConv1d(config, num_channels, num_channels, kernel_size=1)
 
     @property
-    def dilated(self) -> WavTokenizerConv1d:
-        """The one convolution of the block that looks beyond a position."""
-        return cast(WavTokenizerConv1d, self.block[1])
+    def padding(self) -> Padding:
+        """That of the dilated convolution, the only one that looks beyond a position."""
+        return cast(WavTokenizerConv1d, self.block[1]).padding
 
-    def forward(self, hidden_states: torch.Tensor, piece: _Piece = _WHOLE) -> torch.Tensor:
-        residual = hidden_states
+    def forward(self, hidden_states: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
         activation, dilated, last_activation, pointwise = self.block
+        residual = piece.without_context(hidden_states, self.padding)
         hidden_states = last_activation(dilated(activation(hidden_states), piece))
-        # What the convolution used up as context.
-        first = 0 if piece.is_start else self.dilated.left_padding
-        residual = residual[..., first : first + hidden_states.shape[-1]]
         if isinstance(self.shortcut, WavTokenizerConv1d):
             residual = self.shortcut(residual, piece)
         return residual + pointwise(hidden_states, piece)
@@ -439,35 +239,24 @@ class WavTokenizerLSTM(nn.Module):
         """
         sequence = hidden_states.permute(2, 0, 1)  # (B, C, L) -> (L, B, C)
         if torch.compiler.is_exporting():
-            output = _scan_lstm(self.lstm, sequence)
+            output = scan_lstm(self.lstm, sequence)
+        elif runs_near_caches(self, sequence):
+            output, state = fast_lstm(self.lstm, sequence, state)
         else:
             output, state = self.lstm(sequence, state)
         return (output + sequence).permute(1, 2, 0), state  # (L, B, C) -> (B, C, L)
 
 
-def _scan_lstm(lstm: nn.LSTM, sequence: torch.Tensor) -> torch.Tensor:
-    """What `lstm` computes from (L, B, C), as a scan: `torch.export` would unroll `nn.LSTM` and fix the length."""
-    scan = importlib.import_module("torch._higher_order_ops.scan").scan
-    for layer in range(lstm.num_layers):
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+class WavTokenizerStage(NamedTuple):
+    """What the encoder does at one rate: residual blocks, then a strided convolution to twice the width."""
 
-        def step(state, from_input, weight_hh=weight_hh):
-            hidden, cell = state
-            gates = from_input + hidden @ weight_hh.T
-            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
-            cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
-            hidden = output_gate.sigmoid() * cell.tanh()
-            return (hidden, cell), hidden.clone()
-
-        start = torch.zeros_like(sequence[0])
-        _, sequence = scan(step, (start, start.clone()), F.linear(sequence, weight_ih, bias_ih + bias_hh))
-    return sequence
+    residual_blocks: list[WavTokenizerResidualBlock]
+    activation: WavTokenizerELU
+    downsampling: WavTokenizerConv1d
 
 
 class WavTokenizerEncoder(nn.Module):
-    """SEANet encoder: strided convolutions with residual blocks between them, an LSTM, and a last convolution.
+    """SEANet encoder: a convolution, stages of residual blocks and a strided one, an LSTM, and a last convolution.
 
     The index of a layer is its index in the original, activations counted, since it names the layer's weights.
 
@@ -488,209 +277,111 @@ class WavTokenizerEncoder(nn.Module):
         layers.append(WavTokenizerELU())
         layers.append(WavTokenizerConv1d(config, width, config.hidden_size, config.last_kernel_size))
         self.layers = nn.ModuleList(layers)
-        self.hop_length = config.hop_length
-        self._num_filters = config.num_filters
-        self._measure_reach()
+        self.layers_in_stage = config.num_residual_layers + 2
+        self.reach = Reach.of(layer.padding for layer in self.convolutions)
+        self.numbers_per_frame = config.num_filters * config.hop_length
 
-    def _measure_reach(self) -> None:
-        """Sets what a frame that enters the LSTM depends on.
+    @property
+    def first_convolution(self) -> WavTokenizerConv1d:
+        return cast(WavTokenizerConv1d, self.layers[0])
 
-        `samples_before` and `samples_after` count what it depends on beyond its own hop, and `min_frames` is the
-        least number of frames of a piece that holds all that is reflected at its start or end, if it is not both.
-        """
-        samples_per_position, before, after = 1, 0, 0
-        at_start, at_end = [], []  # samples from the start of a piece that the reflections read
-        for conv in self._convolutions():
-            if conv.reflects:
-                at_start.append((conv.left_padding + 1) * samples_per_position)
-                at_end.append((conv.widest_right_padding + 1) * samples_per_position + before)
-            before += conv.left_padding * samples_per_position
-            after += conv.right_padding * samples_per_position
-            samples_per_position *= conv.stride
-        self.samples_before, self.samples_after = before, after
-        # The last frame may hold one sample only, and a piece that is no start has the samples before it, too.
-        at_end = [self.hop_length + samples - before for samples in at_end]
-        self.min_frames = max([1, *(-(-samples // self.hop_length) for samples in (*at_start, *at_end))])
-
-    def _convolutions(self) -> list[WavTokenizerConv1d]:
-        """Those before the LSTM that look beyond a position, in their order."""
-        wide = (layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer for layer in self.layers[:-3])
-        return [layer for layer in wide if isinstance(layer, WavTokenizerConv1d)]
+    @property
+    def stages(self) -> Iterator[WavTokenizerStage]:
+        every: list[Any] = list(self.layers)
+        _, *layers, _, _, _ = every
+        for begin in range(0, len(layers), self.layers_in_stage):
+            *residual_blocks, activation, downsampling = layers[begin : begin + self.layers_in_stage]
+            yield WavTokenizerStage(residual_blocks, activation, downsampling)
 
     @property
     def lstm(self) -> WavTokenizerLSTM:
         return cast(WavTokenizerLSTM, self.layers[-3])
 
     @property
+    def last_activation(self) -> WavTokenizerELU:
+        return cast(WavTokenizerELU, self.layers[-2])
+
+    @property
     def last_convolution(self) -> WavTokenizerConv1d:
         return cast(WavTokenizerConv1d, self.layers[-1])
+
+    @property
+    def convolutions(self) -> list[WavTokenizerConv1d | WavTokenizerResidualBlock]:
+        """What lies before the LSTM and looks beyond a position, in its order."""
+        convolutions: list[Any] = [self.first_convolution]
+        for stage in self.stages:
+            convolutions += [*stage.residual_blocks, stage.downsampling]
+        return convolutions
 
     def forward(
         self, input_values: torch.Tensor, num_valid: torch.Tensor | None = None, output_hidden_states: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Maps (B, 1, T) to latents (B, D, L), and to the hidden states where they are asked for."""
         recorded: list[torch.Tensor] | None = [] if output_hidden_states else None
+        piece = Piece(num_valid=num_valid)
         if recorded is not None or torch.compiler.is_compiling():
-            hidden_states = self._run(input_values, _Piece(num_valid=num_valid), recorded)
+            hidden_states = self.convolve(input_values, piece, recorded)
         else:
-            hidden_states = self.convolve(input_values, num_valid)
+            hidden_states = self.convolve_in_pieces(input_values, piece)
         hidden_states, _ = self.lstm(hidden_states)
         if recorded is not None:
             recorded.append(hidden_states)
         if num_valid is not None:
-            num_valid = -(-num_valid // self.hop_length)
-        latents = self.project(hidden_states, num_valid)
+            piece = Piece(num_valid=-(-num_valid // self.reach.hop_length))
+        latents = self.project(hidden_states, piece)
         return latents, None if recorded is None else (*recorded, latents)
 
     def convolve(
-        self,
-        input_values: torch.Tensor,
-        num_valid: torch.Tensor | None = None,
-        is_start: bool = True,
-        is_end: bool = True,
-        weights: dict[WavTokenizerConv1d, torch.Tensor] | None = None,
+        self, input_values: torch.Tensor, piece: Piece = WHOLE, recorded: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """The layers before the LSTM, in pieces that stay in the caches, whatever the length.
-
-        A piece takes along the samples that its first and last frames reach out to, less than a frame each way at the
-        released geometries, so that its frames are those of the whole clip.
+        """The layers before the LSTM: (B, 1, T) -> (B, C, L).
 
         Args:
-            input_values: (B, 1, T). Where it is not the start of the clips, the first frame's own samples begin at
-                `samples_before`, and what lies before them is context; where it is not their end, `samples_after`
-                samples of context follow the last frame's own.
-            num_valid: Samples up to the end of each clip, (B,); only where `is_end`.
-            is_start: Whether the clips begin here.
-            is_end: Whether the clips end here.
-            weights: What `computed_weights` returned; computed here where it is not given.
-
-        Returns:
-            (B, C, L). What lies past the end of a clip holds no meaning.
+            input_values: (B, 1, T).
+            piece: What it is of its clips; context that it begins and ends with is used up.
+            recorded: Takes the outputs of the convolutions that change rate or width.
         """
-        num_rows, _, length = input_values.shape
-        origin = 0 if is_start else self.samples_before  # where the samples of frame 0 begin
-        beyond = 0 if is_end else self.samples_after
-        frame_size = self._num_filters * self.hop_length
-        step = max(_NUMBERS_AT_ONCE_ON_CPU // frame_size, 2 * self.min_frames)
-        at_once = max(_numbers_at_once(input_values.device) // frame_size, step)
-        num_frames = -(-(length - origin - beyond) // self.hop_length)
-        # oneDNN prepares for every new shape, which takes longer than a short clip: ends are filled up to few lengths.
-        is_on_grid = is_end and input_values.device.type == "cpu" and not torch.is_grad_enabled()
-        if num_rows * num_frames <= at_once and not is_on_grid:
-            return self._run(input_values, _Piece(is_start, is_end, num_valid, weights or {}))
-
-        ends = [length] * num_rows if num_valid is None else num_valid.tolist()
-        stretches = []
-        for row, end in enumerate(ends):
-            count = -(-(end - origin - beyond) // self.hop_length)
-            for first, last in _cut(count, step):
-                starts, stops = is_start and first == 0, is_end and last == count
-                begin = origin + first * self.hop_length - (0 if starts else self.samples_before)
-                stop = end if stops else origin + last * self.hop_length + self.samples_after
-                stretches.append(_Stretch(starts, stops, row, first, last - first, begin, stop))
-        if weights is None:
-            weights = self.computed_weights()
-        output = input_values[:0]
-        for group in _groups(stretches, at_once):
-            rows, firsts, begins, lengths = torch.tensor(
-                [(each.row, each.first, each.begin, each.end - each.begin) for each in group],
-                device=input_values.device,
-            ).T[..., None]  # (N, 1) each
-            widest = max(each.end - each.begin for each in group)
-            if is_on_grid and group[0].is_end:
-                spacing = max(self.hop_length, 2 ** (widest.bit_length() - 4))  # an eighth at most
-                widest = -(-widest // spacing) * spacing
-            samples = (begins + torch.arange(widest, device=begins.device)).clamp(max=length - 1)
-            is_ragged = any(each.end - each.begin < widest for each in group)
-            frames = self._run(
-                input_values[rows, 0, samples][:, None],
-                _Piece(group[0].is_start, group[0].is_end, lengths[:, 0] if is_ragged else None, weights),
-            ).transpose(1, 2)  # (N, C, L) -> (N, L, C)
-            if not output.numel():
-                # With room for what comes out past the end of a clip that is shorter than others of its group.
-                room = 2 * max(each.num_frames for each in stretches)
-                output = frames.new_zeros(num_rows, num_frames + room, frames.shape[-1])
-            places = firsts + torch.arange(frames.shape[1], device=firsts.device)
-            output[rows.to(output.device), places.to(output.device)] = frames
-        return output[:, :num_frames].transpose(1, 2)
-
-    def project(
-        self,
-        hidden_states: torch.Tensor,
-        num_valid: torch.Tensor | None = None,
-        is_start: bool = True,
-        is_end: bool = True,
-        weights: dict[WavTokenizerConv1d, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """What follows the LSTM; arguments as in `convolve`, in frames.
-
-        Context is `last_convolution.left_padding` frames before and `right_padding` after.
-        """
-        _, activation, last = self.layers[-3:]
-        return last(activation(hidden_states), _Piece(is_start, is_end, num_valid, weights or {}))
-
-    def computed_weights(self) -> dict[WavTokenizerConv1d, torch.Tensor]:
-        """The weights that weight norm computes, for many calls of `convolve` and `project`.
-
-        They do not follow what becomes of the model's parameters. What is offloaded is left out.
-        """
-        convs = (module for module in self.modules() if isinstance(module, WavTokenizerConv1d))
-        return {conv: _side_by_side(conv.conv.weight) for conv in convs if not conv.conv.bias.is_meta}
-
-    def _run(
-        self, hidden_states: torch.Tensor, piece: _Piece, recorded: list[torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """Runs the layers before the LSTM, and records the outputs of the convolutions that change rate or width."""
-        hidden_states = hidden_states.to(next(self.parameters()).dtype)
+        hidden_states = input_values.to(self.first_convolution.conv.bias.dtype)
         # One channel: the memory is the same in either order, but its strides tell the convolution which one is meant.
         hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, 1).transpose(1, 2)
-        for layer in self.layers[:-3]:
-            if isinstance(layer, WavTokenizerELU):
-                hidden_states = layer(hidden_states)
-                continue
-            hidden_states = layer(hidden_states, piece)
-            conv = layer.dilated if isinstance(layer, WavTokenizerResidualBlock) else layer
-            piece = piece.after(cast(WavTokenizerConv1d, conv))
-            if recorded is not None and isinstance(layer, WavTokenizerConv1d):
+        hidden_states = self.first_convolution(hidden_states, piece)
+        piece = piece.after(self.first_convolution.padding)
+        if recorded is not None:
+            recorded.append(hidden_states)
+        for stage in self.stages:
+            for block in stage.residual_blocks:
+                hidden_states = block(hidden_states, piece)
+                piece = piece.after(block.padding)
+            hidden_states = stage.downsampling(stage.activation(hidden_states), piece)
+            piece = piece.after(stage.downsampling.padding)
+            if recorded is not None:
                 recorded.append(hidden_states)
         return hidden_states
 
+    def convolve_in_pieces(self, input_values: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
+        """As `convolve`, of clips of any length, in what the caches hold.
 
-class _Stretch(NamedTuple):
-    """A stretch of one clip: `num_frames` frames from frame `first` on, computed from samples `begin`..`end` - 1."""
+        See `in_pieces` on the context of what is not whole, and on what lies past the end of a clip.
+        """
+        return in_pieces(
+            self.convolve,
+            self.reach,
+            self.numbers_per_frame,
+            input_values,
+            piece,
+            lambda: computed_weights(self),
+            fills_up=runs_near_caches(self, input_values),
+        )
 
-    is_start: bool
-    is_end: bool
-    row: int
-    first: int
-    num_frames: int
-    begin: int
-    end: int
-
-
-def _cut(num_frames: int, step: int) -> Iterator[tuple[int, int]]:
-    """Frames in pieces of `step`, (first, one past the last), the last piece half as long to one and a half times."""
-    edges = [*range(0, max(step, num_frames - step // 2), step), num_frames]
-    return itertools.pairwise(edges)
-
-
-def _groups(stretches: list[_Stretch], at_once: int) -> Iterator[list[_Stretch]]:
-    """Stretches that run through the layers as one batch: padded alike, alike in length, and not too many frames."""
-    ordered = sorted(stretches, key=lambda stretch: (stretch.is_start, stretch.is_end, stretch.num_frames))
-    for _, alike in itertools.groupby(ordered, key=lambda stretch: (stretch.is_start, stretch.is_end)):
-        group: list[_Stretch] = []
-        for stretch in alike:
-            if group and (len(group) + 1) * stretch.num_frames > at_once:
-                yield group
-                group = []
-            group.append(stretch)
-        yield group
+    def project(self, hidden_states: torch.Tensor, piece: Piece = WHOLE) -> torch.Tensor:
+        """The layers after the LSTM: (B, C, L) -> latents (B, D, L), less what was context."""
+        return self.last_convolution(self.last_activation(hidden_states), piece)
 
 
 # --------------------------------------------------------------------------------------------------------- quantizer
 
 
-class WavTokenizerCodebook(_Float32Buffers):
+class WavTokenizerCodebook(Float32Buffers):
     """The entries, and the running sums that training moves them by.
 
     Buffers: `inited` (1,), whether the entries were set; `embed` (K, D), the entries; `cluster_size` (K,) and
@@ -712,181 +403,8 @@ class WavTokenizerCodebook(_Float32Buffers):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Nearest entry by Euclidean distance: (B, D, L) -> int64 (B, L)."""
         vectors = latents.transpose(1, 2).to(self.embed.dtype)  # (B, D, L) -> (B, L, D)
-        with _without_autocast(vectors):
-            index = _index_of(self)
-            found = None if index is None else index.nearest(vectors.detach().flatten(0, 1), self.embed)
-            if found is not None:
-                return found.unflatten(0, vectors.shape[:2])
-            # |v - e|^2 = |v|^2 - 2 (v e - |e|^2 / 2), and the vector's own norm moves all its distances alike.
-            squares = self.embed.square().sum(dim=-1)
-            offsets = -0.5 * squares
-            if torch.compiler.is_compiling():
-                return (vectors @ self.embed.T + offsets).argmax(dim=-1)
-            longest = squares.max().sqrt()
-            at_once = max(1, _numbers_at_once(vectors.device) // offsets.shape[0])
-            flat = vectors.detach().flatten(0, 1)
-            codes = [self._nearest(some, offsets, longest) for some in flat.split(at_once)]
-            return torch.cat(codes).unflatten(0, vectors.shape[:2])
-
-    def _nearest(self, vectors: torch.Tensor, offsets: torch.Tensor, longest: torch.Tensor) -> torch.Tensor:
-        """Nearest entries (N,) of vectors (N, D), told apart in float64 where float32 cannot; the first of equals."""
-        scores = torch.addmm(offsets, vectors, self.embed.T)  # (N, K)
-        best, codes = scores.max(dim=-1)
-        second = scores.scatter(-1, codes[:, None], -math.inf).amax(dim=-1)
-        noise = _SCORE_NOISE * longest * torch.maximum(torch.linalg.vector_norm(vectors, dim=-1), longest)
-        is_close = best - second <= noise
-        if not _can_look_at(codes) or not is_close.any():
-            return codes
-        may_be_nearest = (scores[is_close] >= (best - noise)[is_close, None]).any(dim=0).nonzero()[:, 0]
-        entries = self.embed[may_be_nearest].double()
-        scores = torch.addmm(-0.5 * entries.square().sum(dim=-1), vectors[is_close].double(), entries.T)
-        is_best = scores >= scores.amax(dim=-1, keepdim=True) - 2**-23 * noise[is_close, None].double()
-        codes[is_close] = may_be_nearest[is_best.byte().argmax(dim=-1)]
-        return codes
-
-
-class _CodebookIndex:
-    """Finds the entries that `WavTokenizerCodebook._nearest` finds, and compares a few of them only.
-
-    The score of an entry e is v e - |e|^2 / 2, with both vectors taken from the middle of the codebook. Along the
-    codebook's principal axes the product is known from a few numbers; the rest of it is at most the product of the
-    norms of what is left of the two. An entry whose score cannot reach the best one found so far is passed over, and
-    what is not is compared in float64. Bounds are in float32, and their rounding errors allowed for.
-
-    Args:
-        embed: The entries, float32 (K, D), on a CPU. Once they change, the index is of no use: see `is_of`.
-
-    Source: The bound is that of Cauchy and Schwarz.
-    """
-
-    def __init__(self, embed: torch.Tensor):
-        self._embed, self._state = weakref.ref(embed), (embed.data_ptr(), embed._version)
-        size, width = embed.shape
-        self._step = max(1, size // 256)
-        self._some = embed[:: self._step].clone()
-        squares = [some.square().sum(dim=-1).max() for some in embed.split(_ENTRIES_AT_ONCE)]
-        self._longest = torch.stack(squares).max().sqrt()
-        self._is_useful = bool(_SAFE_NORMS[0] < self._longest < _SAFE_NORMS[1])
-        if not self._is_useful:
-            return
-        sample = embed[:: max(1, size // 2048)].double()
-        self._centre = sample.mean(dim=0)
-        sample -= self._centre
-        variances, axes = torch.linalg.eigh(sample.T @ sample)  # from the least to the greatest
-        few = int((variances.cumsum(dim=0) > _VARIANCE_LEFT * variances.sum()).sum())
-        num_axes = min(-(-few // 16) * 16, _MAX_AXES, width)
-        self._is_useful = bool(variances[: width - num_axes].sum() <= _VARIANCE_LEFT_AT_MOST * variances.sum())
-        if not self._is_useful:
-            return
-        self._axes = axes[:, width - num_axes :].contiguous()
-        # What fills up the last group scores below every entry.
-        num_rows = -(-size // _BOUNDS_IN_GROUP) * _BOUNDS_IN_GROUP
-        self._coordinates = embed.new_zeros(num_rows, min(num_axes + 1, width))
-        self._offsets = embed.new_full((num_rows,), -math.inf)
-        rows = zip(
-            *(tensor.split(_ENTRIES_AT_ONCE) for tensor in (embed, self._coordinates, self._offsets)), strict=True
-        )
-        for entries, coordinates, offsets in rows:
-            along_axes, squares_here = self._along_axes(entries.double())
-            coordinates[: len(entries)] = along_axes
-            offsets[: len(entries)] = -0.5 * squares_here
-        self._radius = (-2 * self._offsets[:size].min()).sqrt().double()
-
-    def is_of(self, embed: torch.Tensor) -> bool:
-        """Whether it was made of these entries, which have not changed since.
-
-        torch counts changes, but not those through `.data` or a NumPy view; if these changed all entries, some tell.
-        """
-        is_same = self._embed() is embed and self._state == (embed.data_ptr(), embed._version)
-        return is_same and torch.equal(self._some, embed[:: self._step])
-
-    def nearest(self, vectors: torch.Tensor, embed: torch.Tensor) -> torch.Tensor | None:
-        """Nearest entries (N,) of vectors (N, D); `None` where comparing all entries is faster, or is needed.
-
-        It is needed where numbers are not finite, or so large or small that their squares are none of float32.
-        """
-        norms = torch.linalg.vector_norm(vectors, dim=-1)
-        if not self._is_useful or not len(vectors) or not (norms < _SAFE_NORMS[1]).all():
-            return None
-        noise = _SCORE_NOISE * self._longest * torch.maximum(norms, self._longest)
-        parts = []
-        for some, ties in zip(vectors.split(256), (2**-23 * noise.double()).split(256), strict=True):
-            codes = self._nearest(some.double(), ties, embed)
-            if codes is None:
-                return None
-            parts.append(codes)
-        return torch.cat(parts)
-
-    def _nearest(self, vectors: torch.Tensor, ties: torch.Tensor, embed: torch.Tensor) -> torch.Tensor | None:
-        """As `nearest`, of float64 vectors; of entries whose scores differ by no more than `ties`, the first."""
-        coordinates, squares = self._along_axes(vectors)
-        coordinates = coordinates.float()
-        # What a score from the middle of the codebook lacks, and how far float32 may be off: fewer than 2^8 roundings.
-        shift = vectors @ self._centre - 0.5 * self._centre.square().sum()
-        slack = 2**-16 * self._radius * torch.maximum(squares.sqrt(), self._radius) + 2 * ties
-        every_row = torch.arange(len(vectors))
-        best = vectors.new_full((len(vectors),), -math.inf)
-        found, num_compared = [], 0
-        at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // (len(vectors) * _BOUNDS_IN_GROUP)) * _BOUNDS_IN_GROUP
-        for begin in range(0, len(self._coordinates), at_once):
-            stretch = slice(begin, begin + at_once)
-            bounds = torch.addmm(self._offsets[stretch], coordinates, self._coordinates[stretch].T)
-            bounds = bounds.unflatten(-1, (-1, _BOUNDS_IN_GROUP))  # (N, entries) -> (N, groups, group)
-            highest = bounds.amax(dim=-1)
-            group = highest.argmax(dim=-1)
-            likely = begin + group * _BOUNDS_IN_GROUP + bounds[every_row, group].argmax(dim=-1)
-            best = torch.maximum(best, _scores(vectors, every_row, embed, likely.clamp(max=len(embed) - 1)))
-            reach = (best - shift - slack).float()
-            rows, groups = (highest >= reach[:, None]).nonzero(as_tuple=True)
-            which, place = (bounds[rows, groups] >= reach[rows, None]).nonzero(as_tuple=True)
-            rows, entries = rows[which], begin + groups[which] * _BOUNDS_IN_GROUP + place
-            num_compared += len(rows)
-            if num_compared > len(vectors) * max(_BOUNDS_IN_GROUP, len(embed) * _COMPARED_AT_MOST):
-                return None
-            scores = _scores(vectors, rows, embed, entries)
-            best = best.scatter_reduce(0, rows, scores, "amax")
-            found.append((rows, entries, scores))
-        rows, entries, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
-        is_best = scores >= (best - ties)[rows]
-        return torch.full_like(every_row, len(embed)).scatter_reduce(0, rows[is_best], entries[is_best], "amin")
-
-    def _along_axes(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of float64 (N, D): coordinates and the norm of the rest, a hair too long; the square of the whole norm."""
-        centred = vectors - self._centre
-        coordinates, squares = centred @ self._axes, centred.square().sum(dim=-1)
-        if self._axes.shape[0] > self._axes.shape[1]:
-            rest = (squares - coordinates.square().sum(dim=-1)).clamp(min=0).sqrt() * (1 + 2**-20)
-            coordinates = torch.cat([coordinates, rest[:, None]], dim=-1)
-        return coordinates, squares
-
-
-def _scores(vectors: torch.Tensor, rows: torch.Tensor, embed: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
-    """v e - |e|^2 / 2 of pairs of a vector and an entry, (P,) indices each, in float64."""
-    scores = []
-    at_once = max(1, _NUMBERS_AT_ONCE_ON_CPU // embed.shape[1])
-    for some, which in zip(rows.split(at_once), entries.split(at_once), strict=True):
-        entry = embed[which].double()
-        scores.append(((vectors[some] - 0.5 * entry) * entry).sum(dim=-1))
-    return torch.cat(scores)
-
-
-_indices: weakref.WeakKeyDictionary[WavTokenizerCodebook, _CodebookIndex] = weakref.WeakKeyDictionary()
-
-
-def _index_of(codebook: WavTokenizerCodebook) -> _CodebookIndex | None:
-    """The index of a codebook, made when it is first asked for and when entries have changed; `None` of small ones.
-
-    It is no part of the module: copies and files do without it.
-    """
-    embed = codebook.embed
-    if len(embed) < _INDEXED_FROM or torch.compiler.is_compiling():
-        return None
-    if embed.device.type != "cpu" or embed.dtype != torch.float32 or embed.is_inference():
-        return None
-    index = _indices.get(codebook)
-    if index is None or not index.is_of(embed):
-        index = _indices[codebook] = _CodebookIndex(embed)
-    return index
+        with without_autocast(vectors):
+            return nearest_entries(self, vectors)
 
 
 class WavTokenizerQuantizer(nn.Module):
@@ -925,18 +443,34 @@ def _zero_past_end(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None)
     return hidden_states if frame_mask is None else hidden_states.masked_fill(~frame_mask, 0)
 
 
-# What a causal decoder remembers of a stream: of each layer that looks back, the last frames of its input, or of its
-# output for the projections of keys and values, (B, C, l). Who streams makes it and owns it; a call of the backbone
-# replaces its tensors and changes none.
-LayerCache: TypeAlias = dict[nn.Module, torch.Tensor]
+@dataclass
+class LayerCache:
+    """What the layers of a causal decoder remember of a stream.
 
+    Who streams makes it and owns it; a call of the backbone replaces its tensors and changes none.
 
-def _with_past(layer: nn.Module, hidden_states: torch.Tensor, cache: LayerCache, num_kept: int | None) -> torch.Tensor:
-    """Frames (B, C, L) behind those that the cache has of a layer; it then has the last `num_kept` of all, or all."""
-    hidden_states = _join([cache[layer], hidden_states])
-    first = 0 if num_kept is None else max(0, hidden_states.shape[-1] - num_kept)
-    cache[layer] = hidden_states[..., first:].clone()
-    return hidden_states
+    Args:
+        past: Of each layer that looks back, the last frames of its input, or of its output for the projections of keys
+            and values, (B, C, l).
+        num_frames: Of each row so far, (B,), where some had fewer than l; `past` then begins with zeros there.
+    """
+
+    past: dict[nn.Module, torch.Tensor]
+    num_frames: torch.Tensor | None = None
+
+    def prepend(self, layer: nn.Module, hidden_states: torch.Tensor, num_kept: int | None) -> torch.Tensor:
+        """Frames (B, C, L) behind those of the layer before; the last `num_kept` of all are kept, or all."""
+        hidden_states = join([self.past[layer], hidden_states])
+        first = 0 if num_kept is None else max(0, hidden_states.shape[-1] - num_kept)
+        self.past[layer] = hidden_states[..., first:].clone()
+        return hidden_states
+
+    def has_begun(self, num_others: int, num_frames: int) -> torch.Tensor | None:
+        """Which of the last frames, the `num_frames` new ones among them, belong to a row: (B, 1, 1, num_others)."""
+        if self.num_frames is None:
+            return None
+        age = torch.arange(num_others, 0, -1, device=self.num_frames.device)
+        return (age <= self.num_frames[:, None] + num_frames)[:, None, None]
 
 
 class WavTokenizerFrameConv1d(nn.Conv1d):
@@ -961,12 +495,12 @@ class WavTokenizerFrameConv1d(nn.Conv1d):
         if self.left_padding:
             missing = self.left_padding
             if cache is not None:
-                missing = max(0, missing - cache[self].shape[-1])
-                hidden_states = _with_past(self, hidden_states, cache, self.left_padding)
+                missing = max(0, missing - cache.past[self].shape[-1])
+                hidden_states = cache.prepend(self, hidden_states, self.left_padding)
             if missing:
                 zeros = hidden_states.new_zeros(()).expand(*hidden_states.shape[:2], missing)
-                hidden_states = _join([zeros, hidden_states])
-        return _convolve(self, hidden_states, self.weight)
+                hidden_states = join([zeros, hidden_states])
+        return convolve(self, hidden_states, self.weight)
 
 
 class WavTokenizerGroupNorm(nn.GroupNorm):
@@ -1040,51 +574,12 @@ def eager_attention_forward(
     """Attention with its whole (L, L) matrix; `attention_mask` is boolean, true where a key may be seen."""
     scores = query @ key.transpose(2, 3) * scaling
     if module.is_causal:
-        may_see = _last_may_see(scores.shape[-2], scores.shape[-1], module.window, scores.device)
+        may_see = last_may_see(scores.shape[-2], scores.shape[-1], module.window, scores.device)
         scores = scores.masked_fill(~may_see, torch.finfo(scores.dtype).min)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def _may_see(frames: torch.Tensor, others: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Which frames see which others in causal attention: frame numbers (..., L) and (..., M) -> (..., L, M)."""
-    distance = frames[..., :, None] - others[..., None, :]
-    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
-
-
-def _last_may_see(num_frames: int, num_others: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which of all frames the last ones see, (num_frames, num_others)."""
-    others = torch.arange(num_others, device=device)
-    return _may_see(others[num_others - num_frames :], others, window)
-
-
-def _in_blocks(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cuts attention over a window into blocks of frames as long as the window, so that its cost is linear.
-
-    The blocks take the place of heads. A block sees its own keys and those of the block before.
-
-    Shape:
-        query, key, value (B, 1, L, D) -> query (B, N, W, D), key and value (B, N, 2W, D), mask (1, N, W, 2W)
-    """
-    num_frames = query.shape[2]
-    if torch.compiler.is_compiling():
-        num_blocks = torch.sym_max(-(-num_frames // window), 2)  # torch.export takes a size of 1 for a constant
-    else:
-        window = min(window, num_frames)
-        num_blocks = -(-num_frames // window)
-    tail = num_blocks * window - num_frames
-    query, key, value = (
-        F.pad(tensor[:, 0], (0, 0, 0, tail)).unflatten(1, (num_blocks, window)) for tensor in (query, key, value)
-    )
-    key, value = (torch.cat([F.pad(tensor, (0, 0, 0, 0, 1, -1)), tensor], dim=2) for tensor in (key, value))
-    frames = torch.arange(num_blocks, device=query.device)[:, None] * window  # the first of each block
-    others = frames + torch.arange(-window, window, device=query.device)  # (N, 2W)
-    mask = _may_see(others[:, window:], others, window) & (others >= 0)[:, None]
-    return query, key, value, mask[None]
 
 
 class WavTokenizerAttention(nn.Module):
@@ -1121,8 +616,8 @@ class WavTokenizerAttention(nn.Module):
             num_kept = None if self.window is None else self.window - 1
             projected = (
                 projected[0],
-                _with_past(self.k, projected[1], cache, num_kept),
-                _with_past(self.v, projected[2], cache, num_kept),
+                cache.prepend(self.k, projected[1], num_kept),
+                cache.prepend(self.v, projected[2], num_kept),
             )
         # Contiguous, because torch's fused kernels refuse anything else and fall back on the whole (L, L) matrix.
         query, key, value = (
@@ -1135,11 +630,14 @@ class WavTokenizerAttention(nn.Module):
         num_frames = query.shape[2]
         # One row of keys serves every query, so the mask never grows with the square of the length.
         mask = None if frame_mask is None else frame_mask[:, None]  # (B, 1, 1, L)
+        if cache is not None:
+            mask = cache.has_begun(key.shape[2], num_frames)
         if attend is not eager_attention_forward:
             if cache is not None:
-                mask = _last_may_see(num_frames, key.shape[2], self.window, key.device)[None, None]
+                seen = last_may_see(num_frames, key.shape[2], self.window, key.device)[None, None]
+                mask = seen if mask is None else seen & mask
             elif self.window is not None:
-                query, key, value, mask = _in_blocks(query, key, value, self.window)
+                query, key, value, mask = in_blocks(query, key, value, self.window)
         attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
         attended = attended.transpose(1, 2).flatten(1, 2)[:, :num_frames]  # (B, W, N, D) -> (B, L, D)
         return hidden_states + self.proj_out(attended.transpose(1, 2)), weights
@@ -1192,7 +690,10 @@ class WavTokenizerConvNextBlock(GradientCheckpointingLayer):
         hidden_states = self.dwconv(_zero_past_end(hidden_states, frame_mask), cache)
         hidden_states = hidden_states.transpose(1, 2)  # (B, D, L) -> (B, L, D)
         hidden_states = self.norm(hidden_states, bandwidth_id)
-        hidden_states = _by_position(self._mix, hidden_states, self.pwconv1.out_features)
+        if runs_near_caches(self, hidden_states):
+            hidden_states = by_position(self._mix, hidden_states, width=self.pwconv1.out_features)
+        else:
+            hidden_states = self._mix(hidden_states)
         return residual + hidden_states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
 
     def _mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -1225,6 +726,10 @@ class WavTokenizerBackbone(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.is_causal = config.is_causal
 
+    @property
+    def attention(self) -> WavTokenizerAttention:
+        return cast(WavTokenizerAttention, self.pos_net[2])
+
     def fresh_cache(self, batch_size: int) -> LayerCache:
         """What the layers of a causal codec remember before the first frame: nothing.
 
@@ -1236,10 +741,8 @@ class WavTokenizerBackbone(nn.Module):
         layers: list[Any] = [
             layer for layer in self.modules() if isinstance(layer, WavTokenizerFrameConv1d) and layer.left_padding
         ]
-        for attention in self.pos_net:
-            if isinstance(attention, WavTokenizerAttention):
-                layers += attention.k, attention.v
-        return {layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers}
+        layers += self.attention.k, self.attention.v
+        return LayerCache({layer: layer.weight.new_zeros(batch_size, layer.in_channels, 0) for layer in layers})
 
     def forward(
         self,
@@ -1253,17 +756,16 @@ class WavTokenizerBackbone(nn.Module):
 
         With a `cache`, which only a causal codec can have, the frames go on from those of the calls before.
         """
-        attention_weights = None
+        first, second, attention, third, fourth, norm = self.pos_net
         hidden_states = self.embed(_zero_past_end(latents.to(self.embed.weight.dtype), frame_mask), cache)
         if self.is_causal:
             frame_mask = None  # what lies past a clip's end reaches no frame before it
-        for layer in self.pos_net:
-            if isinstance(layer, WavTokenizerAttention):
-                hidden_states, attention_weights = layer(hidden_states, frame_mask, cache)
-            elif isinstance(layer, WavTokenizerResnetBlock):
-                hidden_states = layer(hidden_states, frame_mask, cache)
-            else:
-                hidden_states = layer(hidden_states, frame_mask)
+        for block in (first, second):
+            hidden_states = block(hidden_states, frame_mask, cache)
+        hidden_states, attention_weights = attention(hidden_states, frame_mask, cache)
+        for block in (third, fourth):
+            hidden_states = block(hidden_states, frame_mask, cache)
+        hidden_states = norm(hidden_states, frame_mask)
         hidden_states = self.norm(hidden_states.transpose(1, 2), bandwidth_id).transpose(1, 2)
         recorded = [hidden_states]
         for block in self.convnext:
@@ -1281,7 +783,7 @@ def _hann_window(length: int, device: torch.device | None = None) -> torch.Tenso
     return torch.hann_window(length, dtype=torch.float32, device=device)
 
 
-class WavTokenizerISTFTHead(_Float32Buffers):
+class WavTokenizerISTFTHead(Float32Buffers):
     """Predicts log-magnitude and phase of each frame and inverts the short-time Fourier transform.
 
     A frame is four hops wide, so the sum of overlapping frames is a sum of four shifted blocks, and the sum of squared
@@ -1303,7 +805,7 @@ class WavTokenizerISTFTHead(_Float32Buffers):
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (B, L, D) to audio, (B, L * hop_length), 0 past a clip's end."""
         frames = self.frames(features)
-        with _without_autocast(frames):
+        with without_autocast(frames):
             num_frames = frames.shape[1]
             end = torch.full((1, 1), num_frames, device=frames.device)
             if frame_mask is not None:
@@ -1321,7 +823,7 @@ class WavTokenizerISTFTHead(_Float32Buffers):
         """Features (B, L, D) to windowed frames of the waveform, (B, L, n_fft)."""
         spectrum = self.linear(features)
         spectrum = spectrum.to(torch.promote_types(spectrum.dtype, torch.float32))
-        with _without_autocast(spectrum):
+        with without_autocast(spectrum):
             log_magnitude, phase = spectrum.chunk(2, dim=-1)  # (B, L, F) each
             # Clipped twice: the first bound only keeps exp from overflowing, whose gradient would be NaN.
             magnitude = log_magnitude.clamp(max=1 + math.log(_MAX_MAGNITUDE)).exp().clamp(max=_MAX_MAGNITUDE)
@@ -1424,7 +926,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         model, loading_info = loaded
         model._refuse_absent_half(set(loading_info["missing_keys"]), pretrained_model_name_or_path)
         for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor):
+            if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
                 raise ValueError(
                     f"{pretrained_model_name_or_path} holds NaN or infinity in {name}: the file is damaged, or the "
                     "training that wrote it had failed. Take another copy or an earlier checkpoint."
@@ -1465,10 +967,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
     @property
     def is_fused(self) -> bool:
         """Whether `fuse()` has merged the weight norm into the weights."""
-        return any(
-            isinstance(module, WavTokenizerConv1d) and not parametrize.is_parametrized(module.conv)
-            for module in self.modules()
-        )
+        return is_fused(self)
 
     def fuse(self) -> "WavTokenizerPreTrainedModel":
         """Merges the encoder's weight norm into its weights, for faster inference with bit-identical output.
@@ -1484,9 +983,7 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
             for module in self.modules()
             if isinstance(module, WavTokenizerEncoderModel) and not module.is_fused
         }
-        for module in self.modules():
-            if isinstance(module, WavTokenizerConv1d) and parametrize.is_parametrized(module.conv):
-                _merge_weight_norm(module.conv)
+        fuse_weight_norm(self)
         for encoder_model, identity in before.items():
             encoder_model.fingerprints_before_fusing = {fingerprint(encoder_model): identity}
         return self
@@ -1499,94 +996,13 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         """Number of samples that codes decode to: num_codes * hop_length."""
         return num_codes * self.config.hop_length
 
-    def _check_codes(self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Refuses what is not a batch of codes; returns them with 0 where the mask says padding."""
-        if not isinstance(audio_codes, torch.Tensor):
-            raise ValueError(f"`audio_codes` must be a torch tensor (B, 1, L), got {type(audio_codes).__name__}.")
-        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
-            raise ValueError(
-                f"`audio_codes` must have shape (B, 1, L), got {tuple(audio_codes.shape)}. Add the axes of batch and "
-                "codebook with `audio_codes.reshape(batch_size, 1, -1)`."
-            )
-        if audio_codes.dtype == torch.bool or audio_codes.is_floating_point() or audio_codes.is_complex():
-            raise ValueError(f"`audio_codes` must be integers, got {audio_codes.dtype}.")
-        if audio_codes.numel() == 0:
-            raise ValueError(
-                f"`audio_codes` is empty, shape {tuple(audio_codes.shape)}; decoding takes 1 code or more."
-            )
-        audio_codes = audio_codes.long()
-        if audio_codes_mask is not None:
-            audio_codes = audio_codes.masked_fill(~audio_codes_mask, 0)
-        if _can_look_at(audio_codes):
-            wrong = (audio_codes < 0) | (audio_codes >= self.config.codebook_size)
-            if wrong.any():
-                index, _, frame = wrong.nonzero()[0].tolist()
-                raise ValueError(
-                    f"Codes must lie in 0..{self.config.codebook_size - 1} (`codebook_size` - 1); clip {index} holds "
-                    f"{audio_codes[index, 0, frame].item()} at frame {frame}."
-                )
-        return audio_codes
+    def check_codes(self, audio_codes: torch.Tensor, audio_codes_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Refuses what is no batch of codes (B, 1, L) of this model; returns them as int64, 0 where the mask is false.
 
-
-def _can_look_at(tensor: torch.Tensor) -> bool:
-    """Whether values may be checked: not while tracing, and not on the meta device, where there are none."""
-    return not torch.compiler.is_compiling() and not tensor.is_meta
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite; the sum is both faster than looking at each and of the size of one."""
-    return math.isfinite(tensor.sum(dtype=torch.float64))
-
-
-def _refuse_unfinite(input_values: torch.Tensor, mask: torch.Tensor | None) -> None:
-    """Refuses NaN and infinity among the samples (B, 1, T) that belong to a clip."""
-    if _is_finite(input_values.detach()):
-        return
-    wrong = ~input_values[:, 0].isfinite()
-    if mask is not None:
-        wrong &= mask.to(wrong.device)
-    if wrong.any():
-        index, sample = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"`input_values` must be finite, and clip {index} holds {input_values[index, 0, sample].item()} at sample "
-            f"{sample}. Its codes would mean nothing; drop the clip, or mend what made it."
-        )
-
-
-def _valid_mask(mask: torch.Tensor | None, shape: tuple[int, int], name: str) -> torch.Tensor | None:
-    """Checks a mask of right padding and drops its channel axis.
-
-    Args:
-        mask: (B, length) or (B, 1, length) of any dtype, non-zero where valid; or None.
-        shape: The expected (B, length).
-        name: What the caller calls it, for errors.
-
-    Returns:
-        Boolean (B, length), or None where nothing is padded.
-    """
-    if mask is None:
-        return None
-    if not isinstance(mask, torch.Tensor):
-        raise ValueError(f"`{name}` must be a torch tensor of shape {shape}, got {type(mask).__name__}.")
-    flat = mask[:, 0] if mask.ndim == 3 and mask.shape[1] == 1 else mask
-    if tuple(flat.shape) != shape:
-        raise ValueError(
-            f"`{name}` must have shape {shape} or {(shape[0], 1, shape[1])}, one value per position, got "
-            f"{tuple(mask.shape)}."
-        )
-    flat = flat != 0
-    if _can_look_at(flat):
-        if flat.all():
-            return None
-        empty = ~flat[:, 0]
-        gaps = (flat[:, 1:] & ~flat[:, :-1]).any(dim=-1)
-        if (gaps | empty).any():
-            index = int((gaps | empty).nonzero()[0])
-            raise ValueError(
-                f"`{name}` of clip {index} does not start with a valid position and end in padding. Only padding on "
-                "the right keeps the frames where they are; pad there, and drop empty clips."
-            )
-    return flat
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return check_codes(audio_codes, self.config.codebook_size, audio_codes_mask)
 
 
 class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
@@ -1634,27 +1050,9 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             ValueError: For a wrong shape, no samples, padding that is not on the right, or a clip that is padding
                 only. On a CPU, also for samples that are NaN or infinite; elsewhere looking would cost time.
         """
-        if not isinstance(input_values, torch.Tensor):
-            raise ValueError(
-                f"`input_values` must be a torch tensor (B, 1, T), got {type(input_values).__name__}. The feature "
-                "extractor makes it from files and arrays: "
-                'encode(**feature_extractor(audio, resample=True, return_tensors="pt")).'
-            )
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(
-                f"`input_values` must have shape (B, 1, T), got {tuple(input_values.shape)}. The feature extractor "
-                "makes it from recordings of any shape."
-            )
-        if input_values.shape[0] == 0 or input_values.shape[-1] == 0:
-            raise ValueError(
-                f"`input_values` is empty, shape {tuple(input_values.shape)}; a clip needs 1 sample or more."
-            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        batch_size, _, num_samples = input_values.shape
-        mask = _valid_mask(padding_mask, (batch_size, num_samples), "padding_mask")
-        if input_values.device.type == "cpu" and _can_look_at(input_values):
-            _refuse_unfinite(input_values, mask)
+        mask = check_input_values(input_values, padding_mask)
         num_valid = None if mask is None else mask.sum(dim=-1)
         latents, hidden_states = self.encoder(input_values, num_valid, output_hidden_states)
         audio_codes = self.quantizer(latents).to(input_values.device)
@@ -1681,6 +1079,7 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             output.quantized_latents = _zero_past_end(quantized, frame_mask)
         return output
 
+    @_documented_as(forward)
     def encode(
         self,
         input_values: torch.Tensor,
@@ -1688,7 +1087,6 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
         output_latents: bool = False,
         **kwargs,
     ) -> WavTokenizerEncoderOutput:
-        """The same as `forward`."""
         return self(input_values, padding_mask, output_latents, **kwargs)
 
     def decode(self, audio_codes: torch.Tensor | None = None, *args, **kwargs):
@@ -1699,8 +1097,18 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
         )
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
-        return self.quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+        """The codebook's entries of codes.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+
+        Returns:
+            Float32 (B, D, L), the `quantized_latents` of `decode`.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return self.quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
 
 
 class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
@@ -1716,8 +1124,18 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
         return holder.quantizer
 
     def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of (B, 1, L) codes, float32 (B, D, L)."""
-        return self._quantizer.codes_to_latents(self._check_codes(audio_codes)).to(audio_codes.device)
+        """The codebook's entries of codes.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+
+        Returns:
+            Float32 (B, D, L), the `quantized_latents` of `decode`.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return self._quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
 
     @can_return_tuple
     def decode(
@@ -1768,10 +1186,10 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
                 f"{tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__}."
             )
         batch_size, num_frames = given.shape[0], given.shape[-1]
-        mask = _valid_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
+        mask = check_mask(audio_codes_mask, (batch_size, num_frames), "audio_codes_mask")
         frame_mask = None if mask is None else mask[:, None].to(given.device)
         if quantized_latents is None:
-            latents = self._quantizer.codes_to_latents(self._check_codes(given, frame_mask)).to(given.device)
+            latents = self._quantizer.codes_to_latents(self.check_codes(given, frame_mask)).to(given.device)
         elif given.shape[1] == self.config.codebook_dim and given.numel():
             latents = given
         else:
@@ -1780,7 +1198,7 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
                 f"{tuple(given.shape)}."
             )
         features, hidden_states, attention = self.backbone(
-            latents, self._bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
+            latents, self.bandwidth_ids(bandwidth_id, batch_size, given.device), frame_mask, output_hidden_states
         )
         audio_values = self.head(features, frame_mask)
         return WavTokenizerDecoderOutput(
@@ -1789,37 +1207,17 @@ class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
             decoder_attentions=(attention,) if output_attentions else None,
         )
 
-    def _bandwidth_ids(
+    def bandwidth_ids(
         self, bandwidth_id: int | torch.Tensor | None, batch_size: int, device: torch.device
     ) -> torch.Tensor:
-        """Ids as int64 (B, 1), or (1, 1) where all clips share one."""
+        """Ids as int64 (B, 1), or (1, 1) where all clips share one, `None` the config's.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
         if bandwidth_id is None:
             bandwidth_id = self.config.bandwidth_id
-        if isinstance(bandwidth_id, bool) or not isinstance(bandwidth_id, (int, torch.Tensor)):
-            raise ValueError(
-                f"`bandwidth_id` must be an int or an integer tensor (B,), got {type(bandwidth_id).__name__}."
-            )
-        if isinstance(bandwidth_id, int):
-            ids = torch.full((1, 1), bandwidth_id, dtype=torch.int64, device=device)
-            lowest = highest = bandwidth_id
-        else:
-            if bandwidth_id.dtype == torch.bool or bandwidth_id.is_floating_point() or bandwidth_id.is_complex():
-                raise ValueError(f"`bandwidth_id` must hold integers, got {bandwidth_id.dtype}.")
-            if bandwidth_id.ndim > 1 or bandwidth_id.numel() not in (1, batch_size):
-                raise ValueError(
-                    f"`bandwidth_id` must have one element or shape ({batch_size},), one per clip, got "
-                    f"{tuple(bandwidth_id.shape)}."
-                )
-            ids = bandwidth_id.reshape(-1, 1).to(device=device, dtype=torch.int64)
-            if not _can_look_at(ids):
-                return ids
-            lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self.config.adanorm_num_embeddings:
-            raise ValueError(
-                f"`bandwidth_id` must lie in 0..{self.config.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - "
-                f"1), got {lowest if lowest < 0 else highest}."
-            )
-        return ids
+        return check_bandwidth_ids(bandwidth_id, self.config.adanorm_num_embeddings, batch_size, device)
 
 
 class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
@@ -1841,6 +1239,7 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
         self.head = WavTokenizerISTFTHead(config)
         self.post_init()
 
+    @_documented_as(WavTokenizerDecodingModel.decode)
     def forward(
         self,
         audio_codes: torch.Tensor | None = None,
@@ -1849,7 +1248,6 @@ class WavTokenizerDecoderModel(WavTokenizerDecodingModel):
         quantized_latents: torch.Tensor | None = None,
         **kwargs,
     ) -> WavTokenizerDecoderOutput:
-        """The same as `decode`."""
         return self.decode(audio_codes, bandwidth_id, audio_codes_mask, quantized_latents, **kwargs)
 
     def encode(self, input_values: torch.Tensor, *args, **kwargs):
@@ -1888,6 +1286,7 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         # transformers adds a sub-model's patterns to its parent's; here they would hide a wrong key of the decoder.
         self._keys_to_ignore_on_load_unexpected = set()
 
+    @_documented_as(WavTokenizerEncoderModel.forward)
     def encode(
         self,
         input_values: torch.Tensor,
@@ -1895,7 +1294,6 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         output_latents: bool = False,
         **kwargs,
     ) -> WavTokenizerEncoderOutput:
-        """Turns waveforms into codes; see `WavTokenizerEncoderModel.forward`."""
         return self.encoder_model(input_values, padding_mask, output_latents, **kwargs)
 
     @can_return_tuple
@@ -1907,12 +1305,22 @@ class WavTokenizerModel(WavTokenizerDecodingModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WavTokenizerOutput:
-        """Encodes and decodes; arguments as in `encode` and `decode`.
+        """Encodes and decodes.
 
         Gradients pass straight through the quantizer, from the reconstruction to the encoder.
 
+        Args:
+            input_values: (B, 1, T) at the codec's rate, T of 1 or more; cast to the encoder's dtype.
+            padding_mask: (B, T) or (B, 1, T), non-zero where a sample belongs to the clip, padding on the right.
+            bandwidth_id: Row of the decoder's adaptive norms, an int or (B,); `None` takes the config's.
+            output_attentions: Whether to return the attention weights; needs eager attention. `None` asks the config.
+            output_hidden_states: Whether to return those of encoder and backbone; `None` asks the config.
+
         Returns:
             `WavTokenizerOutput`; `audio_values` has the input's length and is 0 past a clip's end.
+
+        Raises:
+            ValueError: As in `encode` and `decode`.
         """
         encoded = self.encode(
             input_values,

@@ -214,8 +214,8 @@ def test_one_bad_file_is_reported_and_does_not_stop_the_rest(run, folder):
     assert err.count("error: ") == 4
     assert "film.wav" in err
     assert "WAV, FLAC, OGG" in err
-    assert f"error: {Path('in', 'nan.wav')}: The recording, block 0 holds NaN or infinity" in err
-    assert f"error: {Path('in', 'empty.wav')}: The recording holds no samples" in err
+    assert f"error: {Path('in', 'nan.wav')}, block 0 holds NaN or infinity" in err
+    assert f"error: {Path('in', 'empty.wav')} holds no samples" in err
     assert "No such audio file: gone.wav" in err
     assert "Encoding: 2 of 6 files done" in err
     assert "2/6" not in err  # the bar counts what it has passed

@@ -16,7 +16,8 @@ from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerProcessor
 
 CODE_FILES = {
     "audio_input.py",
-    *(f"{kind}_wavtokenizer.py" for kind in ("configuration", "feature_extraction", "modeling", "processing")),
+    *(f"{kind}_wavtokenizer.py" for kind in ("arithmetic", "configuration", "feature_extraction", "modeling")),
+    *(f"{kind}_wavtokenizer.py" for kind in ("checks", "nearest", "processing")),
 }
 TEXT = "say <|audio|> again"
 

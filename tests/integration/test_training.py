@@ -763,7 +763,7 @@ def test_files_that_cannot_be_read_are_counted_and_reported_and_the_rest_is_trai
 
 
 def failures_in(run: Path) -> dict[str, int]:
-    found = re.findall(r"(\d+)x Cannot read \S*/data/(\S+) as audio", (run / "report" / "index.html").read_text())
+    found = re.findall(r"(\d+)x (?:Cannot read )?\S*/data/(\S+) ", (run / "report" / "index.html").read_text())
     return {name: int(count) for count, name in found}
 
 

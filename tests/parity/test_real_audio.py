@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.parity.conftest import ARCHITECTURES
-from wavtokenizer_hf import WavTokenizerFeatureExtractor, modeling_wavtokenizer
+from wavtokenizer_hf import WavTokenizerFeatureExtractor, arithmetic_wavtokenizer
 from wavtokenizer_hf.streaming import StreamingEncoder
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "golden" / "audio").glob("*.flac"))
@@ -31,13 +31,13 @@ def clips():
 def alone(model, clips):
     """What each clip gets by itself, computed in one piece."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**40)
+        patch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**40)
         return [model.encode(clip, output_latents=True) for clip in clips]
 
 
 @torch.no_grad()
 def test_a_padded_batch_in_pieces_gives_each_recording_its_own_codes_and_sound(model, clips, alone, monkeypatch):
-    monkeypatch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**18)
+    monkeypatch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**18)
     batch = WavTokenizerFeatureExtractor()([clip[0, 0].numpy() for clip in clips], return_tensors="pt")
     encoded = model.encode(**batch, output_latents=True)
     decoded = model.decode(encoded.audio_codes, audio_codes_mask=encoded.audio_codes_mask).audio_values

@@ -81,3 +81,48 @@ def test_sound_lags_behind_the_codes_by_no_more_than_the_latency(sizes, chunk, l
             # The sample that would come next has not yet been due.
             assert num_samples / frame_samples >= num_codes - decoder.latency_s / frame_s - 1e-9
             assert num_samples <= num_codes * frame_samples
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=12),
+    begin_anew=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2)), max_size=4),
+    model=st.sampled_from([*CAUSAL.values(), ORDINARY[0]]),
+    attention=st.sampled_from(["sdpa", "eager"]),
+)
+def test_rows_that_begin_pause_and_end_apart_sound_as_each_alone(steps, begin_anew, model, attention):
+    """Three rows, each with its own sizes of pushes; some end in between, and begin anew while the others go on."""
+    model.set_attn_implementation(attention)
+    frames = {} if model.config.is_causal else {"chunk_frames": 5, "context_frames": 4, "lookahead_frames": 3}
+    decoder = ChunkedDecoder(model, **frames, batch_size=3)
+    codes = random_codes(3, sum(map(max, steps)) + 1)
+    places, heard, clips = [0] * 3, [[] for _ in range(3)], [[] for _ in range(3)]
+
+    def end(rows: list[int]) -> None:
+        samples, mask = decoder.flush(rows)
+        for row in rows:
+            sound = torch.cat([*heard[row], samples[row][mask[row]]])
+            own = torch.cat([torch.zeros(1, 1, 0, dtype=torch.int64), *clips[row]], dim=-1)
+            alone = ChunkedDecoder(model, **frames)
+            assert_close(sound, torch.cat([alone.push(own), alone.flush()], dim=-1)[0, 0])
+            heard[row], clips[row] = [], []
+        assert not mask[[row for row in range(3) if row not in rows]].any()
+
+    for number, counts in enumerate(steps):
+        for row in {row for step, row in begin_anew if step == number}:
+            end([row])
+            decoder.reset([row])
+        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        taken = [codes[row : row + 1, :, places[row] : places[row] + count] for row, count in enumerate(counts)]
+        batch = torch.full((3, 1, max(counts)), -1)  # what the mask hides may be anything
+        for row, some in enumerate(taken):
+            batch[row, :, : some.shape[-1]] = some[0]
+            places[row] += some.shape[-1]
+            clips[row].append(some)
+        samples, samples_mask = decoder.push(batch, mask)
+        assert (samples[~samples_mask] == 0).all()
+        for row in range(3):
+            heard[row].append(samples[row][samples_mask[row]])
+        decoder.state = decoder.state
+    end([0, 1, 2])
+    model.set_attn_implementation("sdpa")

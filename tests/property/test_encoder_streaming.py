@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import noise, tiny_causal_model, tiny_model
-from wavtokenizer_hf import WavTokenizerModel, bundled_checkpoint, modeling_wavtokenizer
+from wavtokenizer_hf import WavTokenizerModel, arithmetic_wavtokenizer, bundled_checkpoint
 from wavtokenizer_hf.streaming import StreamingEncoder
 
 MODELS = {
@@ -121,7 +121,7 @@ def test_the_size_of_pieces_changes_no_latent_of_any_clip(lengths, at_once):
         batch[row, :, : clip.shape[-1]] = clip[0]
         mask[row, : clip.shape[-1]] = 1
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", at_once)
+        patch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", at_once)
         encoded = model.encode(batch, mask, output_latents=True)
     for row, alone in enumerate(expected):
         num_codes = alone.audio_codes.shape[-1]
@@ -136,6 +136,6 @@ def test_pieces_have_the_gradients_of_the_whole(monkeypatch):
     model = tiny_model()
     whole, pieces = (noise(1, 1, 3000).requires_grad_() for _ in range(2))
     model.encode(whole, output_latents=True).encoder_latents.square().sum().backward()
-    monkeypatch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 4 * 80 * 4)
+    monkeypatch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 4 * 80 * 4)
     model.encode(pieces, output_latents=True).encoder_latents.square().sum().backward()
     torch.testing.assert_close(pieces.grad, whole.grad, atol=1e-4, rtol=1e-4)

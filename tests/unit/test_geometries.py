@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import noise, tiny_causal_model, tiny_config, tiny_model
 from tests.unit.test_attention import LargestTensor
-from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel, fingerprint, modeling_wavtokenizer
+from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel, arithmetic_wavtokenizer, fingerprint
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
 from wavtokenizer_hf.training.losses import mel_loss
 
@@ -105,7 +105,7 @@ def test_a_codebook_of_any_size_gives_and_takes_its_whole_range_of_codes(codeboo
 @pytest.mark.parametrize("codebook_size", SIZES)
 @torch.no_grad()
 def test_the_search_for_the_nearest_entry_holds_a_bounded_matrix(codebook_size, monkeypatch):
-    monkeypatch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**20)  # a small case will do
+    monkeypatch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", 2**20)  # a small case will do
     codebook = with_entries(WavTokenizerCodebook(tiny_config(codebook_size=codebook_size)), noise(codebook_size, 16))
     num_frames = 2 * 2**20 // codebook_size + 3
     latents = noise(2, 16, num_frames, seed=1)
@@ -126,5 +126,5 @@ def test_codes_are_the_same_whatever_the_bound(num_similarities, monkeypatch):
     codebook = with_entries(WavTokenizerCodebook(tiny_config()), noise(64, 16))
     latents = noise(2, 16, 50, seed=1)
     expected = codebook(latents)
-    monkeypatch.setattr(modeling_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", num_similarities)
+    monkeypatch.setattr(arithmetic_wavtokenizer, "_NUMBERS_AT_ONCE_ON_CPU", num_similarities)
     assert torch.equal(codebook(latents), expected)

@@ -12,22 +12,35 @@ PACKAGE = ROOT / "wavtokenizer_hf"
 
 CONFIGURATION = "configuration_wavtokenizer"
 AUDIO_INPUT = "audio_input"
+AUDIO_PREPARATION = "audio_preparation"
+CODEC_FILES_OF_ALL = "codec_files"
 FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
 CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
+ARITHMETIC, CHECKS, NEAREST = (f"{kind}_wavtokenizer" for kind in ("arithmetic", "checks", "nearest"))
 PROCESSING = "processing_wavtokenizer"
 EVENT_FILES = [
     f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
 ]
-FLAT_FILES = [AUDIO_INPUT, *CODEC_FILES, PROCESSING, *EVENT_FILES]
+FLAT_FILES = [
+    *(AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL, ARITHMETIC, CHECKS, NEAREST),
+    *CODEC_FILES,
+    PROCESSING,
+    *EVENT_FILES,
+]
 
 # The flat files that each flat file imports.
 SIBLINGS = {
     AUDIO_INPUT: [],
-    CONFIGURATION: [],
-    FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
-    "modeling_wavtokenizer": [CONFIGURATION],
-    PROCESSING: CODEC_FILES,
-    "configuration_sparse_event_codec": [],
+    AUDIO_PREPARATION: [AUDIO_INPUT],
+    CODEC_FILES_OF_ALL: [],
+    CONFIGURATION: [CODEC_FILES_OF_ALL],
+    FEATURE_EXTRACTION: [AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL],
+    ARITHMETIC: [],
+    CHECKS: [ARITHMETIC],
+    NEAREST: [ARITHMETIC],
+    "modeling_wavtokenizer": [ARITHMETIC, CHECKS, CODEC_FILES_OF_ALL, CONFIGURATION, NEAREST],
+    PROCESSING: [CODEC_FILES_OF_ALL, *CODEC_FILES],
+    "configuration_sparse_event_codec": [CODEC_FILES_OF_ALL],
     # Reading and resampling have one home.
     "feature_extraction_sparse_event_codec": [FEATURE_EXTRACTION],
     "rendering_sparse_event_codec": ["configuration_sparse_event_codec"],
@@ -38,17 +51,20 @@ SIBLINGS = {
 MAY_IMPORT = {
     "checkpoints": {"triple"},
     "triple": {"checkpoints"},
-    "audio": {"triple"},
-    "streaming": {"triple", "audio"},
+    # The registry knows the families by the names of their modules, and imports one when its model is met.
+    "codecs": {"triple", "checkpoints"},
+    "audio": {"triple", "codecs"},
+    "streaming": {"triple", "audio", "codecs"},
+    "families": {"triple", "codecs", "streaming"},
     "language": {"triple", "streaming"},
-    "corpus": {"triple", "audio", "streaming", "language"},
-    "evaluation": {"triple", "audio", "streaming", "language"},
-    "hub": {"triple", "audio", "streaming", "language"},
+    "corpus": {"triple", "audio", "streaming", "language", "codecs"},
+    "evaluation": {"triple", "audio", "streaming", "language", "codecs"},
+    "hub": {"triple", "audio", "streaming", "language", "codecs"},
     "conversion": {"triple", "audio", "hub", "checkpoints"},
-    "training": {"triple", "audio", "streaming", "language", "evaluation", "conversion", "checkpoints"},
+    "training": {"triple", "audio", "streaming", "language", "evaluation", "conversion", "checkpoints", "codecs"},
     "cli": {
         *("triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "conversion", "training"),
-        "checkpoints",
+        *("checkpoints", "codecs"),
     },
     "demo": {"triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "training"},
     "__main__": {"cli"},

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import noise, tiny_causal_config, tiny_config, tiny_model
+from wavtokenizer_hf.arithmetic_wavtokenizer import scan_lstm
 from wavtokenizer_hf.modeling_wavtokenizer import (
     WavTokenizerAdaLayerNorm,
     WavTokenizerAttention,
@@ -18,7 +19,6 @@ from wavtokenizer_hf.modeling_wavtokenizer import (
     WavTokenizerISTFTHead,
     WavTokenizerLSTM,
     WavTokenizerResidualBlock,
-    _scan_lstm,
 )
 
 
@@ -139,7 +139,7 @@ def test_the_scan_form_of_the_lstm_computes_the_same():
     module = _randomised(WavTokenizerLSTM(6, 2))
     sequence = noise(9, 2, 6).double()
     expected, _ = module.lstm(sequence)
-    _close(_scan_lstm(module.lstm, sequence), _array(expected))
+    _close(scan_lstm(module.lstm, sequence), _array(expected))
 
 
 def test_codebook_finds_the_nearest_entry_by_euclidean_distance():

@@ -117,7 +117,7 @@ def evaluate(
         with wrong_use(FileNotFoundError, debug=debug):
             entries = [] if are_pairs else find_entries(second)
 
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, find_codec, find_device, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, find_codec, find_device, load_codec
 
         if not are_pairs:
             first = find_codec(first)
@@ -141,11 +141,9 @@ def evaluate(
             title = f"{_name(second)} against {_name(first)}"
         else:
             codec = load_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
-            check_bandwidth_id(bandwidth_id, codec.config)
-            pairs = CodecPairs(
-                codec.model, codec.feature_extractor, entries, bandwidth_id, allow_incomplete=allow_incomplete
-            )
-            described = describe_model(codec.model, codec.name, codec.fingerprint)
+            told = decode_options(codec, bandwidth_id)
+            pairs = CodecPairs(codec, entries, told, allow_incomplete=allow_incomplete)
+            described = describe_model(codec)
             title = f"{codec.name} on {_name(second)}"
         if limit is not None:
             pairs = SpreadPairs(pairs, limit)

@@ -50,9 +50,9 @@ def _describe_codes(path: str) -> dict[str, Any]:
         "num_samples": codes.num_samples,
         "sampling_rate_hz": codes.sampling_rate,
         "hop_length": codes.hop_length,
-        "codes_per_second": codes.frame_rate,
+        "codes_per_second": codes.frame_rate * codes.spec.num_codebooks,
         "bitrate_kbps": round(codes.bitrate_kbps, 4),
-        "codebook_size": codes.codebook_size,
+        "codebook_size": codes.spec.facts()["codebook_size"],
         "model": codes.model or None,
         "fingerprint": codes.fingerprint or None,
         "source": codes.source or None,
@@ -67,20 +67,16 @@ def _describe_model(name: str, revision: str) -> dict[str, Any]:
 
     codec = load_codec(name, "stored", revision=revision)
     stored = read_stored_weights(name, revision)
-    config = codec.config
+    facts = codec.spec.facts()
     return {
         "class": type(codec.model).__name__,
-        "sampling_rate_hz": config.sampling_rate,
-        "hop_length": config.hop_length,
-        "codes_per_second": config.frame_rate,
-        "codebook_size": config.codebook_size,
-        "bitrate_kbps": round(config.bitrate_kbps, 4),
+        **{fact: facts[fact] for fact in ("sampling_rate_hz", "hop_length", "codes_per_second", "codebook_size")},
+        "bitrate_kbps": facts["bitrate_kbps"],
         "parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
         "fingerprint": codec.fingerprint,
         "dtype": stored.dtype,
-        "layout": stored.layout,
-        "fused": stored.is_fused,
-        "auto_map": getattr(config, "auto_map", None),
+        **codec.describe_keys(stored.keys),
+        "auto_map": getattr(codec.config, "auto_map", None),
     }
 
 

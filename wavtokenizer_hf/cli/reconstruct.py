@@ -69,12 +69,12 @@ def reconstruct(
             report=report,
         )
 
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, load_codec
 
         codec = load_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
         import torch
 
-        check_bandwidth_id(bandwidth_id, codec.config)
+        told = decode_options(codec, bandwidth_id)
         clipped: list[Path] = []
 
         def work(job: Job) -> None:
@@ -82,13 +82,14 @@ def reconstruct(
                 job.source, resample=True, allow_incomplete=allow_incomplete, return_tensors="pt"
             )["input_values"]
             with torch.inference_mode():
-                result = codec.model(clip.to(codec.model.device), bandwidth_id=bandwidth_id)
-            samples = result.audio_values[0, 0].cpu().numpy()
-            if write_audio(job.target, samples, codec.config.sampling_rate):
+                codes = codec.encode(clip.to(codec.device))
+                audio_values = codec.decode(codes.audio_codes, codes.mask, clip.shape[-1], **told)
+            samples, audio_codes = audio_values[0, 0].cpu().numpy(), codes.of_clip(0).cpu().numpy()
+            if write_audio(job.target, samples, codec.spec.sampling_rate):
                 clipped.append(job.target)
             if len(jobs) == 1:
-                duration_s = len(samples) / codec.config.sampling_rate
-                say(f"{job.target}: {duration_s:.2f} s from {result.audio_codes.shape[-1]} codes", err=job.is_piped)
+                duration_s = len(samples) / codec.spec.sampling_rate
+                say(f"{job.target}: {duration_s:.2f} s from {audio_codes.size} codes", err=job.is_piped)
             if job.page:
                 from wavtokenizer_hf.evaluation.report import write_report
 
@@ -96,9 +97,9 @@ def reconstruct(
                     job.page,
                     original=clip[0, 0].numpy(),
                     reconstruction=samples,
-                    sampling_rate=codec.config.sampling_rate,
-                    audio_codes=result.audio_codes[0].cpu().numpy(),
-                    config=codec.config,
+                    sampling_rate=codec.spec.sampling_rate,
+                    audio_codes=audio_codes,
+                    spec=codec.spec,
                     title=job.source.name,
                     source=f"{job.source.name} with {codec.name}",
                 )

@@ -126,7 +126,7 @@ def tokenize_corpus(
         from wavtokenizer_hf.corpus import run
         from wavtokenizer_hf.corpus.cluster import RayRunner
         from wavtokenizer_hf.corpus.launch import joined_processes
-        from wavtokenizer_hf.corpus.plan import CodecInfo, Settings
+        from wavtokenizer_hf.corpus.plan import Settings
         from wavtokenizer_hf.corpus.worker import Means
 
         with joined_processes() as processes:
@@ -137,9 +137,7 @@ def tokenize_corpus(
                     statistics = run.tokenize_corpus(
                         recordings,
                         out,
-                        codec.model,
-                        codec.feature_extractor,
-                        CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
+                        codec,
                         settings=Settings(
                             dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete
                         ),

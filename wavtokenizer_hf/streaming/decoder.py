@@ -1,11 +1,13 @@
 """Sound from codes while they arrive."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import overload
 
 import torch
 
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerDecodingModel
 from wavtokenizer_hf.streaming.causal_decoding import CausalDecoding
+from wavtokenizer_hf.streaming.state import RowStream, StreamState
 from wavtokenizer_hf.streaming.window_decoding import WindowDecoding
 
 # Where docs/streaming.md finds the error small and the sound soon.
@@ -13,8 +15,14 @@ CHUNK_FRAMES = 25
 CONTEXT_FRAMES = 150
 LOOKAHEAD_FRAMES = 15
 
+# Nobody waits for the first sample of a file, so context and look-ahead may weigh little. Yet longer chunks are not
+# nearer to the recording: where voices change, norms over a few seconds are better (docs/streaming.md).
+LONG_CHUNK_FRAMES = 375
+LONG_CONTEXT_FRAMES = 150
+LONG_LOOKAHEAD_FRAMES = 40
 
-class ChunkedDecoder:
+
+class ChunkedDecoder(RowStream):
     """Turns codes into samples piece by piece, in memory that does not depend on how many there are.
 
     The decoder of the ordinary codec sees all of time, so decoding in pieces is approximate. Each chunk is decoded
@@ -27,6 +35,8 @@ class ChunkedDecoder:
     the state grows with the stream.
 
     The samples are float32 (B, 1, n) on the model's device, `hop_length` for each code once the stream is flushed.
+    While all rows of the batch begin and end together, `push` and `flush` return samples alone. Rows that do not are
+    told apart by a mask of codes and by the rows that are flushed, and the samples then come with a mask, too.
 
     Args:
         model: A `WavTokenizerModel` or `WavTokenizerDecoderModel` in eval mode.
@@ -34,7 +44,7 @@ class ChunkedDecoder:
         context_frames: Codes before a chunk that are decoded with it. They cost time, not latency.
         lookahead_frames: Codes after a chunk that are decoded with it, and that it waits for.
         bandwidth_id: As in `model.decode`.
-        batch_size: Number of rows, B, which all run together.
+        batch_size: Number of rows, B, each a stream of its own.
 
     `None` takes the defaults of this module, which were chosen by measurement.
 
@@ -66,8 +76,7 @@ class ChunkedDecoder:
                 f"A ChunkedDecoder needs a model with a decoder, got {type(model).__name__}. Load a WavTokenizerModel "
                 "or a WavTokenizerDecoderModel."
             )
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be 1 or more, got {batch_size}.")
+        super().__init__(batch_size)
         frames = {
             "chunk_frames": (chunk_frames, CHUNK_FRAMES, 1),
             "context_frames": (context_frames, CONTEXT_FRAMES, 0),
@@ -81,7 +90,6 @@ class ChunkedDecoder:
             if given is not None and (not isinstance(given, int) or given < least):
                 raise ValueError(f"`{name}` must be a whole number of {least} or more, got {given}.")
         self.model = model
-        self.batch_size = batch_size
         if model.config.is_causal:
             self._decoding: CausalDecoding | WindowDecoding = CausalDecoding(model, bandwidth_id, batch_size)
         else:
@@ -99,91 +107,75 @@ class ChunkedDecoder:
         """
         return self._decoding.latency_frames / self.model.config.frame_rate
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """All that the stream remembers, as tensors and ints; assign it to go on from there.
+    @overload
+    def push(self, audio_codes: torch.Tensor, mask: None = None) -> torch.Tensor: ...
 
-        Raises:
-            ValueError: On assigning what is not a state of a stream of this model, batch size and numbers of frames.
-        """
-        return dict(self._state)
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or state.keys() != self._state.keys():
-            raise ValueError(
-                f"A state of this stream has the keys {', '.join(self._state)}; got "
-                f"{', '.join(map(str, state)) if isinstance(state, dict) else type(state).__name__}."
-            )
-        accepted = {}
-        for name, own in self._state.items():
-            given = state[name]
-            accepted[name] = given.to(own.device) if isinstance(given, torch.Tensor) else given
-            if isinstance(own, int):
-                if not isinstance(given, int) or (name in self._settings and given != own):
-                    expected = own if name in self._settings else "an int"
-                    raise ValueError(f"`{name}` of a state of this stream is {expected}, got {given!r}.")
-                continue
-            shape, is_tensor = tuple(own.shape[:-1]), isinstance(given, torch.Tensor)
-            if not is_tensor or tuple(given.shape[:-1]) != shape or given.dtype != own.dtype:
-                raise ValueError(
-                    f"`{name}` of a state must be {own.dtype} {(*shape, 'any')}, got "
-                    f"{f'{given.dtype} {tuple(given.shape)}' if is_tensor else type(given).__name__}."
-                )
-        self._state = accepted
-
-    def reset(self) -> None:
-        """Begins a new clip; what was not yet sound is dropped."""
-        self._state = self._fresh_state()
+    @overload
+    def push(self, audio_codes: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     @torch.no_grad()
-    def push(self, audio_codes: torch.Tensor) -> torch.Tensor:
+    def push(
+        self, audio_codes: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Takes codes and returns the samples that they settle.
 
         Args:
             audio_codes: Integers (B, 1, k), k of 0 or more.
+            mask: (B, k), non-zero where a code belongs to the row: any number of them at the left of each row, none
+                for a row that pauses or has ended. Without it every row takes all k.
 
         Returns:
-            float32 (B, 1, n), n of 0 or more.
+            float32 (B, 1, n), n of 0 or more; with a mask also the mask of samples, bool (B, 1, n), and samples are 0
+            outside it.
 
         Raises:
-            ValueError: For a wrong shape or type, or codes out of range; the stream stays as it was.
-            RuntimeError: After `flush`.
+            ValueError: For a wrong shape or type, codes out of range, or a mask with gaps; and without a mask if the
+                rows no longer run together. The stream stays as it was.
+            RuntimeError: If a row that was flushed gets codes.
         """
-        self._refuse_after_end("push")
         if not isinstance(audio_codes, torch.Tensor) or tuple(audio_codes.shape[:-1]) != (self.batch_size, 1):
             raise ValueError(
                 f"`audio_codes` must be an integer tensor ({self.batch_size}, 1, k), got "
                 f"{tuple(audio_codes.shape) if isinstance(audio_codes, torch.Tensor) else type(audio_codes).__name__}."
                 " The batch size of a stream is set when it is made."
             )
+        counts = self._checked_counts(mask, audio_codes.shape[-1], "codes", "push(audio_codes)")
         if audio_codes.shape[-1]:
-            audio_codes = self.model._check_codes(audio_codes)
-        state = self.state
-        samples = self._decoding.push(state, audio_codes.to(self.model.device, torch.int64))
+            taken = torch.arange(audio_codes.shape[-1]) < counts[:, None, None]
+            audio_codes = self.model.check_codes(audio_codes, taken.to(audio_codes.device))
+        state = self._state.copy()
+        samples = self._decoding.push(state, audio_codes.to(self.model.device, torch.int64), counts)
         self._state = state
-        return samples
+        return samples.values if mask is None else samples.masked()
+
+    @overload
+    def flush(self, rows: None = None) -> torch.Tensor: ...
+
+    @overload
+    def flush(self, rows: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     @torch.no_grad()
-    def flush(self) -> torch.Tensor:
-        """Ends the clip and returns the samples that are left; the stream takes codes again after `reset`.
+    def flush(
+        self, rows: Sequence[int] | torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Ends rows where they are, all of them where `rows` is `None`, and returns the samples that are left.
+
+        They take codes again after `reset`.
+
+        Args:
+            rows: Indices of rows.
+
+        Returns:
+            float32 (B, 1, n); with `rows` also the mask of samples, bool (B, 1, n), and samples are 0 outside it.
 
         Raises:
-            RuntimeError: If it was flushed before.
+            ValueError: If a row does not exist; and without `rows` if they no longer run together.
+            RuntimeError: If a row was flushed before.
         """
-        self._refuse_after_end("flush")
-        state = self.state
-        samples = self._decoding.flush(state)
-        self._state = {**state, "has_ended": 1}
-        return samples
+        state, ending = self._ended(rows)
+        samples = self._decoding.flush(state, ending)
+        self._state = state
+        return samples.values if rows is None else samples.masked()
 
-    @property
-    def _settings(self) -> dict[str, int]:
-        return {"batch_size": self.batch_size, **self._decoding.settings}
-
-    def _fresh_state(self) -> dict[str, Any]:
-        return {**self._settings, "has_ended": 0, **self._decoding.fresh_state()}
-
-    def _refuse_after_end(self, call: str) -> None:
-        if self._state["has_ended"]:
-            raise RuntimeError(f"`{call}` after `flush`: the clip has ended. `reset()` begins a new one.")
+    def _fresh_state(self) -> StreamState:
+        return self._decoding.fresh_state()
