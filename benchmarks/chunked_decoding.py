@@ -35,8 +35,14 @@ from wavtokenizer_hf.evaluation.pair import Pair
 from wavtokenizer_hf.evaluation.perceptual import PESQ
 from wavtokenizer_hf.evaluation.signal import log_mel_l1, snr_db
 from wavtokenizer_hf.streaming import ChunkedDecoder
-from wavtokenizer_hf.streaming.decoder import CHUNK_FRAMES, CONTEXT_FRAMES, LOOKAHEAD_FRAMES
-from wavtokenizer_hf.streaming.long_decoding import LONG_CHUNK_FRAMES, LONG_CONTEXT_FRAMES, LONG_LOOKAHEAD_FRAMES
+from wavtokenizer_hf.streaming.decoder import (
+    CHUNK_FRAMES,
+    CONTEXT_FRAMES,
+    LONG_CHUNK_FRAMES,
+    LONG_CONTEXT_FRAMES,
+    LONG_LOOKAHEAD_FRAMES,
+    LOOKAHEAD_FRAMES,
+)
 from wavtokenizer_hf.streaming.window_decoding import CROSSFADE_FRAMES, WindowDecoding
 
 CLIP_S = 8.0

@@ -39,7 +39,7 @@ from wavtokenizer_hf import (
     fingerprint,
 )
 from wavtokenizer_hf.audio.files import find_files, write_audio
-from wavtokenizer_hf.corpus.plan import CodecInfo
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.corpus.reader import ClipReader, ReadClip
 from wavtokenizer_hf.corpus.run import tokenize_corpus
 from wavtokenizer_hf.corpus.source import find_source
@@ -73,9 +73,9 @@ def tokenize(num_workers: int) -> Callable[[Sequence[Path], Path, Codec], None]:
         model, extractor = codec
         listed = out.with_suffix(".tsv")
         listed.write_text("file\n" + "".join(f"{path}\n" for path in files), encoding="utf-8")
-        info = CodecInfo.of(model.config, name="model", fingerprint=fingerprint(model))
         means = Means(num_workers=num_workers, timeout_s=600)
-        tokenize_corpus(find_source(listed), out, model, extractor, info, means=means)
+        known = codec_of(model, extractor, name="model", fingerprint=fingerprint(model))
+        tokenize_corpus(find_source(listed), out, known, means=means)
 
     return work
 

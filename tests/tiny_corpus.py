@@ -11,7 +11,9 @@ import torch
 
 from tests.tiny import tiny_model
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel, fingerprint
-from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, make_plan
+from wavtokenizer_hf.codecs.codec import Codec
+from wavtokenizer_hf.codecs.registry import codec_of
+from wavtokenizer_hf.corpus.plan import Plan, Settings, make_plan
 from wavtokenizer_hf.corpus.run import tokenize_corpus
 from wavtokenizer_hf.corpus.source import Source, find_source
 from wavtokenizer_hf.corpus.statistics import Statistics
@@ -38,22 +40,20 @@ def write_recordings(folder: Path, num_recordings: int = 9) -> list[Path]:
     return paths
 
 
-def codec_info(model: WavTokenizerModel, name: str = "tiny") -> CodecInfo:
-    return CodecInfo.of(model.config, name=name, fingerprint=fingerprint(model))
+def tiny_codec(model: WavTokenizerModel | None = None, name: str = "tiny") -> Codec:
+    model = model or tiny_model()
+    return codec_of(model, FEATURE_EXTRACTOR, name=name, fingerprint=fingerprint(model))
 
 
 def plan_for(folder: Path, source: Source, model: WavTokenizerModel | None = None, **settings: Any) -> Plan:
-    return make_plan(folder, source, codec_info(model or tiny_model()), Settings(**settings))
+    return make_plan(folder, source, tiny_codec(model).spec, Settings(**settings))
 
 
 def tokenize(source: Any, folder: Path, model: WavTokenizerModel | None = None, **options: Any) -> Statistics:
     """Runs it all in this process; `shard_clips` and other fields of `Settings` may be given beside other options."""
-    model = model or tiny_model()
     settings = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
     source = find_source(source) if isinstance(source, (str, Path)) else source
-    return tokenize_corpus(
-        source, folder, model, FEATURE_EXTRACTOR, codec_info(model), settings=Settings(**settings), **options
-    )
+    return tokenize_corpus(source, folder, tiny_codec(model), settings=Settings(**settings), **options)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

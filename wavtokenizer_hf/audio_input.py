@@ -345,9 +345,11 @@ def import_for(purpose: str, name: str) -> ModuleType:
     """Imports an optional package at the moment it is needed (by name: the Hub's scanner demands what it sees)."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # the last of torchaudio, for another CUDA than torch's
         repair = "python -m pip install --force-reinstall " + (
-            "'torch>=2.11,<2.13' 'torchaudio==2.11.0'" if name.startswith("torchaudio") else name
+            "--no-deps torchaudio==2.11.0, or torchaudio==2.11.1 from torch 2.14 on, or the one of a CPU-only torch"
+            if name.startswith("torchaudio")
+            else name
         )
         raise ImportError(
             f"{name} is needed for {purpose} and does not load: {error}. Repair it with: {repair}"
@@ -709,7 +711,7 @@ def _wav_lengths(fmt: bytes, size: int, there: int, stream: _SndfileStream) -> t
         return size // align * per_block, min(known, there // align * per_block)
     num_bits = int.from_bytes(fmt[14:16], "little") * stream.num_channels
     found = min(known, there * 8 // num_bits) if num_bits else known
-    return max(found + 1, known * size // max(1, there)), found
+    return max(found + 1, size * 8 // num_bits if num_bits else known * size // max(1, there)), found
 
 
 _BLOCKED = frozenset(("IMA_ADPCM", "MS_ADPCM", "GSM610"))

@@ -4,9 +4,13 @@
 """Configuration of the codec of sparse events."""
 
 import math
+import os
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .codec_files import copy_code_files, stored_form
 
 # What a field that is left out means, by renderer.
 _DEFAULTS = {
@@ -177,6 +181,15 @@ class SparseEventCodecConfig(PreTrainedConfig):
     def num_samples_before(self) -> int:
         """Samples before a window's start that its events depend on: frames that reach into it, which ours count."""
         return self.n_fft - self.hop_length if self.renderer == "oscillator" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; see `stored_form`."""
+        return stored_form(super().to_dict(), {})
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers; a configuration that names code files in `auto_map` takes them along."""
+        copy_code_files(save_directory, getattr(self, "auto_map", None))
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_architecture(self):
         """Checks that the settings fit together; called by transformers after construction and before saving."""

@@ -3,17 +3,15 @@
 # Licensed under the MIT License; see the LICENSE file of the project.
 """Configuration of WavTokenizer, and the fingerprint that tells two codecs apart."""
 
-import hashlib
-import json
 import math
 import os
-import shutil
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .codec_files import copy_code_files, digest_of, stored_form
 
 # Fields that the transformers port of WavTokenizer does not know, with the value under which the two agree. At that
 # value they stay out of config.json, so that a folder of ours is a folder of theirs.
@@ -259,8 +257,8 @@ class WavTokenizerConfig(PreTrainedConfig):
                 f"`decoder_attention_num_groups` must divide `decoder_hidden_size`, got "
                 f"{self.decoder_attention_num_groups} and {self.decoder_hidden_size}."
             )
-        if not 0 < self.norm_eps < 1:
-            raise ValueError(f"`norm_eps` must be above 0 and below 1, got {self.norm_eps}.")
+        if not 0 < self.norm_eps <= 1:
+            raise ValueError(f"`norm_eps` must be above 0 and at most 1, got {self.norm_eps}.")
         if not 0 <= self.bandwidth_id < self.adanorm_num_embeddings:
             raise ValueError(
                 f"`bandwidth_id` must lie in 0..{self.adanorm_num_embeddings - 1} (`adanorm_num_embeddings` - 1), got "
@@ -288,8 +286,7 @@ class WavTokenizerConfig(PreTrainedConfig):
 
         Saving a model saves its configuration, so that the model takes them along, too.
         """
-        if getattr(self, "auto_map", None):
-            copy_code_files(save_directory)
+        copy_code_files(save_directory, getattr(self, "auto_map", None))
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
@@ -342,63 +339,6 @@ class WavTokenizerCausalConfig(WavTokenizerConfig):
             )
 
 
-def stored_form(values: dict[str, Any], own_fields: dict[str, Any]) -> dict[str, Any]:
-    """What goes into a JSON file: without our own fields at their defaults, and with plain strings in `auto_map`.
-
-    For a class whose name contains "Tokenizer", transformers writes `[name, None]` into `auto_map`, which none of its
-    Auto classes can read back.
-    """
-    stored = {key: value for key, value in values.items() if key not in own_fields or value != own_fields[key]}
-    if stored.get("auto_map"):
-        stored["auto_map"] = {
-            key: value[0] if isinstance(value, (list, tuple)) else value for key, value in stored["auto_map"].items()
-        }
-    return stored
-
-
-def copy_code_files(directory: str | os.PathLike, *further: str) -> None:
-    """Puts the flat files of a codec, which lie beside this one, into a folder whose `auto_map` names them.
-
-    Args:
-        directory: Made if it does not exist.
-        further: Flat files that this folder needs besides: `"processing"` is that of a processor.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    kinds = ("arithmetic", "checks", "configuration", "feature_extraction", "modeling", "nearest", *further)
-    for name in ("audio_input.py", *(f"{kind}_wavtokenizer.py" for kind in kinds)):
-        source = Path(__file__).with_name(name)
-        destination = directory / source.name
-        # transformers' cache of a folder's code holds what was loaded of it.
-        if source.exists() and not (destination.exists() and destination.samefile(source)):
-            shutil.copyfile(source, destination)
-
-
-def check_same_codec(feature_extractor: Any, config: WavTokenizerConfig) -> None:
-    """Refuses a feature extractor that makes other inputs than a model takes.
-
-    Raises:
-        ValueError: If their rates or hop lengths differ.
-    """
-    for name in ("sampling_rate", "hop_length"):
-        ours, models = getattr(feature_extractor, name), getattr(config, name)
-        if ours != models:
-            raise ValueError(
-                f"The feature extractor has {name} = {ours}, and the model {models}: its codes would mean nothing. "
-                "Take those that belong to one codec; preprocessor_config.json and config.json say what they are."
-            )
-
-
-def give_usual_modes(directory: str | os.PathLike) -> None:
-    """Gives the weights in a folder the modes of its config.json, which are as the user's umask says.
-
-    The library that writes weights lets nobody else read them.
-    """
-    config = Path(directory, "config.json")
-    for path in config.parent.glob("*.safetensors") if config.exists() else ():
-        path.chmod(config.stat().st_mode & 0o777)
-
-
 def fingerprint(model: torch.nn.Module) -> str:
     """Identifies the mapping from waveforms to codes that a model computes.
 
@@ -422,20 +362,17 @@ def fingerprint(model: torch.nn.Module) -> str:
             "or a WavTokenizerEncoderModel."
         )
     settings = {name: getattr(encoder_model.config, name) for name in _ENCODING_FIELDS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(encoder_model.state_dict().items()):
-        if not name.startswith(("encoder.", "quantizer.codebook.embed")) or name.endswith("embed_avg"):
-            continue
-        if tensor.is_meta:
-            raise ValueError(
-                f"A fingerprint needs every encoder weight in memory, and {name} is on the meta device (offloaded to "
-                "disk, or never loaded). Load the encoder without offloading."
-            )
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    digest = digest_of(
+        settings,
+        {
+            name: tensor
+            for name, tensor in encoder_model.state_dict().items()
+            if name.startswith(("encoder.", "quantizer.codebook.embed")) and not name.endswith("embed_avg")
+        },
+    )
     # A fused encoder holds other tensors, which compute the same.
     before_fusing = getattr(encoder_model, "fingerprints_before_fusing", {})
-    return before_fusing.get(digest.hexdigest(), digest.hexdigest())
+    return before_fusing.get(digest, digest)
 
 
 __all__ = ["WavTokenizerCausalConfig", "WavTokenizerConfig"]

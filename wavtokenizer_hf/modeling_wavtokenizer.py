@@ -52,7 +52,8 @@ from .arithmetic_wavtokenizer import (
     without_autocast,
 )
 from .checks_wavtokenizer import check_bandwidth_ids, check_codes, check_input_values, check_mask, is_finite
-from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint, give_usual_modes
+from .codec_files import give_usual_modes
+from .configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig, fingerprint
 from .nearest_wavtokenizer import nearest_entries
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)

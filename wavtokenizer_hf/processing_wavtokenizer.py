@@ -20,7 +20,8 @@ from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, Proc
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase, PreTrainedModel
 from transformers.utils import PaddingStrategy, TensorType
 
-from .configuration_wavtokenizer import WavTokenizerConfig, copy_code_files, fingerprint
+from .codec_files import copy_code_files
+from .configuration_wavtokenizer import WavTokenizerConfig, fingerprint
 from .feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from .modeling_wavtokenizer import (
     WavTokenizerCausalModel,
@@ -870,7 +871,7 @@ class WavTokenizerProcessor(ProcessorMixin):
         directory.mkdir(parents=True, exist_ok=True)
         if self.audio_tokenizer is not None and self._hub_id is None:
             self.audio_tokenizer.save_pretrained(directory / _CODEC_FOLDER)
-        copy_code_files(directory, "processing")
+        copy_code_files(directory, _AUTO_MAP)
         saved = super().save_pretrained(os.fspath(directory))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", directory.name), **kwargs)

@@ -2,7 +2,7 @@
 
 `python -m tests.conformance.floors [arguments of pytest]` installs the floors into `.cache/floors/<hash>/`, once, and
 puts that folder before the environment's own packages. torch and torchaudio stay those of the environment: they are
-gigabytes, and their range spans two releases.
+gigabytes, and `torches` is about them.
 """
 
 import hashlib

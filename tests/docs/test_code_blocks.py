@@ -21,12 +21,12 @@ import torch
 import typer.main
 
 import wavtokenizer_hf.cli
-from conversion.checkpoints import resolve
-from conversion.errors import UsageError
 from tests.docs.commands import is_own_command, run_own_command
 from tests.docs.conftest import RECORDING
 from tests.docs.markdown import REPOSITORY, Block, anchors, blocks, documents, links, read
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.conversion.checkpoints import resolve
+from wavtokenizer_hf.conversion.errors import UsageError
 from wavtokenizer_hf.hub.export import export_to_hub_folder
 from wavtokenizer_hf.training.config import load_config
 
@@ -48,7 +48,7 @@ def check_what_is_installed(command: str) -> None:
 
 
 def check_released_checkpoint(command: str) -> None:
-    assert resolve(command.split()[4]).release
+    assert resolve(command.split()[2]).release
 
 
 def check_training(command: str) -> None:
@@ -76,7 +76,7 @@ NOT_RUN: dict[str, Callable[[str], None]] = {
     "pip install ": check_what_is_installed,
     "python -m pip install ": check_what_is_installed,
     "git clone ": lambda command: None,
-    "python -m conversion convert ": check_released_checkpoint,
+    "wavtokenizer convert ": check_released_checkpoint,
     "wavtokenizer train small-75 ": check_training,
     "wavtokenizer train finetune-decoder ": check_training,
     "accelerate launch -m wavtokenizer_hf tokenize-corpus ": check_corpus,
@@ -175,6 +175,14 @@ def test_every_block_of_a_document_runs(document, uploads):
     assert all(files >= COMPLETE for files in uploads.files.values())
 
 
+@pytest.mark.parametrize("document", WITH_CODE, ids=str)
+def test_no_python_block_wants_a_model_that_must_be_downloaded(document):
+    made = {"my-codec", "hub-folder", "my-model", "with-audio", "language-model"}  # by a block before
+    for block in blocks(read(document)):
+        if block.language == "python":
+            assert set(re.findall(r'from_pretrained\(\s*"([^"]*)"', block.code)) <= made, block.line
+
+
 @pytest.fixture
 def card_directory(docs_directory, monkeypatch) -> Path:
     """A model's folder, from within which its card is read, with a recording."""
@@ -226,13 +234,13 @@ def test_a_statement_that_is_not_true_is_noticed():
 def test_a_command_that_fails_is_noticed():
     with pytest.raises(AssertionError, match="ls no-such-folder"):
         run_document(Path("page.md"), "```bash\nls no-such-folder\ntrue\n```\n")
-    with pytest.raises(RuntimeError, match="status 1: error: no such file"):
+    with pytest.raises(RuntimeError, match="status 2: error: no such file"):
         run_document(Path("page.md"), "```bash\nwavtokenizer info codes.npz\n```\n")
 
 
 @pytest.mark.parametrize(
     "command",
-    ["make tea", "pip install transformers", "pip install '.[gold]'", "python -m conversion convert my.ckpt folder"],
+    ["make tea", "pip install transformers", "pip install '.[gold]'", "wavtokenizer convert my.ckpt folder"],
 )
 def test_a_command_that_is_not_run_must_make_sense(command):
     with pytest.raises((AssertionError, UsageError)):

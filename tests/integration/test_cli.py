@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.original_checkpoint import write_checkpoint
 from tests.tiny import tiny_causal_model, tiny_model
 from wavtokenizer_hf import (
     WavTokenizerDecoderModel,
@@ -213,8 +214,8 @@ def test_one_bad_file_is_reported_and_does_not_stop_the_rest(run, folder):
     assert err.count("error: ") == 4
     assert "film.wav" in err
     assert "WAV, FLAC, OGG" in err
-    assert f"error: {Path('in', 'nan.wav')}: The recording, block 0 holds NaN or infinity" in err
-    assert f"error: {Path('in', 'empty.wav')}: The recording holds no samples" in err
+    assert f"error: {Path('in', 'nan.wav')}, block 0 holds NaN or infinity" in err
+    assert f"error: {Path('in', 'empty.wav')} holds no samples" in err
     assert "No such audio file: gone.wav" in err
     assert "Encoding: 2 of 6 files done" in err
     assert "2/6" not in err  # the bar counts what it has passed
@@ -340,6 +341,9 @@ def test_outputs_are_written_over_only_when_told_so(run, folder):
         (("encode", "gone.wav", "-o", "a.npz", "-m", "{folder}"), "no such file: gone.wav"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "./nowhere"), "no such folder"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "a.wav"), "is a file"),
+        (("encode", "a.wav", "-o", "a.npz", "-m", "nano-57"), "did you mean nano-75?"),
+        (("info", "Small-Speech-57token"), "did you mean small-speech-75token?"),
+        (("info", "novateur/WavTokenizer"), "name one: small-speech-40token, small-speech-75token"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "."), "holds no config.json"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "{folder}", "--device", "abacus"), "no device 'abacus'"),
         (("encode", "a.wav", "-o", "a.npz", "-m", "{folder}", "--dtype", "int8"), "int8"),
@@ -390,6 +394,95 @@ def test_a_model_that_is_nowhere_fails_with_both_places_named(run):
     status, _, err = run("encode", CLIP, "-o", "a.npz", "-m", "nobody/nothing")
     assert status == 1
     assert err.startswith("error: nobody/nothing is neither a folder here nor to be had from the Hub: ")
+
+
+def shell(command, folder, **options):
+    """Runs a line of bash in which `$W` is the command line; its status is that of the first command that failed."""
+    variables = {"W": f"{sys.executable} -m wavtokenizer_hf", "WAVTOKENIZER_MODEL": str(folder)}
+    line = ["bash", "-c", f"set -o pipefail; {command}"]
+    return subprocess.run(line, capture_output=True, env=os.environ | variables, **options)
+
+
+def test_recordings_and_codes_go_through_pipes(run, folder):
+    run("encode", CLIP, "-o", "expected.npz", "-m", folder)
+    run("decode", "expected.npz", "-o", "expected.wav", "-m", folder)
+    done = shell(
+        "$W encode - -o - | tee codes.npz | $W decode - --out - --format wav", folder, input=CLIP.read_bytes()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == Path("expected.wav").read_bytes()
+    codes = CodeFile.load("codes.npz")
+    np.testing.assert_array_equal(codes.audio_codes, CodeFile.load("expected.npz").audio_codes)
+    assert codes.source == "stdin"
+    assert b"stdout.npz: " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "info {codes}", "info {codes} --json", "decode {codes} -o -"])
+def test_a_reader_that_has_gone_is_no_error(run, folder, command):
+    run("encode", CLIP, "-o", "a.npz", "-m", folder)
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = command.format(codes="a.npz").split()
+    variables = os.environ | {"WAVTOKENIZER_MODEL": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", "wavtokenizer_hf", *arguments], stdout=writing, stderr=subprocess.PIPE, env=variables
+    )
+    os.close(writing)
+    assert done.returncode == 0
+    assert not re.search(rb"error|warning|ignored|Traceback", done.stderr), done.stderr
+
+
+def test_where_to_write_is_said_once_as_an_argument_or_an_option(run, folder):
+    assert run("reconstruct", CLIP, "-o", "a.wav", "-m", folder)[0] == 0
+    for places in ((), ("b.wav", "-o", "c.wav")):
+        status, _, err = run("reconstruct", CLIP, *places, "-m", folder)
+        assert status == 2
+        assert "say where to write" in err
+    assert names_in(Path()) == {"a.wav"}
+
+
+def test_an_interrupted_command_goes_on_with_what_is_missing(run, folder):
+    Path("in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(f"in/{name}", noise(3000), 24000)
+    run("encode", "in/a.wav", "-o", "codes/", "-m", folder)
+    before = Path("codes/a.npz").stat().st_mtime_ns
+    status, _, err = run("encode", "in", "-o", "codes", "-m", folder, "--skip-existing")
+    assert (status, "1 of 2 files were done before" in err) == (0, True)
+    assert names_in(Path("codes")) == {"a.npz", "b.npz"}
+    assert Path("codes/a.npz").stat().st_mtime_ns == before
+    assert run("encode", "in", "-o", "codes", "-m", "nowhere", "--skip-existing")[0] == 0  # nothing is left to do
+    assert run("encode", "in", "-o", "codes", "-m", folder, "--skip-existing", "--overwrite")[0] == 2
+
+
+def test_a_released_checkpoint_goes_by_its_name_and_is_converted_once(run, tmp_path, monkeypatch):
+    downloads = []
+
+    def download(repo_id, filename, *, revision=None):
+        downloads.append(filename)
+        return str(write_checkpoint(tmp_path / "original.ckpt"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    status, _, err = run("encode", CLIP, "-o", "a.npz", "-m", "medium-speech-75token")
+    assert status == 0
+    assert "was not converted yet: wavtokenizer convert medium-speech-75token" in err
+    status, out, err = run("decode", "a.npz", "-o", "a.wav", "-m", "medium-speech-75token")
+    assert (status, out, err) == (0, "a.wav: 1.90 s at 24000 Hz\n", "")
+    assert downloads == ["wavtokenizer_medium_speech_320_24k.ckpt"]
+    assert CodeFile.load("a.npz").model == "medium-speech-75token"
+
+
+def test_a_released_checkpoint_that_cannot_be_had_leaves_nothing(run, tmp_path, monkeypatch):
+    def download(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    status, _, err = run("info", "simvq-262k")
+    assert status == 1
+    assert err.endswith("epoch=49-step=138600.ckpt: no network")
+    assert names_in(tmp_path) == set()
 
 
 def test_a_model_with_a_missing_weight_fails_instead_of_drawing_one(run, tmp_path):

@@ -116,7 +116,7 @@ def test_two_launched_processes_make_the_same_corpus(alone, recordings, tmp_path
     assert process.wait(200) == 0, out.with_suffix(".txt").read_text()
     assert contents(out) == contents(alone)
     assert out.with_suffix(".txt").read_text().count(f"{NUM_CLIPS} clips") == 1
-    logs = [path.read_text().splitlines() for path in sorted((out / "log").iterdir())]
+    logs = [path.read_text().splitlines() for path in sorted((out / "log").glob("*.jsonl"))]
     made = [shards_made(map(json.loads, lines)) for lines in logs]
     assert made == [set(range(0, NUM_SHARDS, 2)), set(range(1, NUM_SHARDS, 2))]
 

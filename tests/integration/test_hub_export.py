@@ -20,7 +20,9 @@ PACKAGE = Path(wavtokenizer_hf.__file__).parent
 CODE_FILES = (
     "arithmetic_wavtokenizer.py",
     "audio_input.py",
+    "audio_preparation.py",
     "checks_wavtokenizer.py",
+    "codec_files.py",
     "configuration_wavtokenizer.py",
     "feature_extraction_wavtokenizer.py",
     "modeling_wavtokenizer.py",
@@ -244,7 +246,7 @@ def test_the_command_exports_a_saved_model_in_its_own_precision(tmp_path, model,
     capsys.readouterr()
     status, out, err = run(capsys, "export-hub", source, tmp_path / "exported")
     assert (status, err) == (0, "")
-    assert out.startswith(f"{tmp_path / 'exported'}: 11 files, ")
+    assert out.startswith(f"{tmp_path / 'exported'}: 13 files, ")
     assert names_in(tmp_path / "exported") == FILES
     assert (tmp_path / "exported" / "README.md").read_text(encoding="utf-8").startswith("# From a cellar\n")
     status, out, _ = run(capsys, "info", tmp_path / "exported", "--json")

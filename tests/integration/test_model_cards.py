@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from typer.testing import CliRunner
-
-from conversion.__main__ import app
 from conversion.cards import released_card
 from conversion.checkpoints import RELEASED
 from conversion.convert import convert
+from typer.testing import CliRunner
+
+from conversion.__main__ import app
 from tests.original_checkpoint import write_checkpoint
 from tests.tiny import tiny_config
 from wavtokenizer_hf import WavTokenizerConfig
@@ -95,10 +95,10 @@ def test_a_detail_that_no_card_shows_is_an_error(tiny_config):
 def test_a_card_can_be_turned_into_that_of_a_folder_with_code(tiny_config):
     card = render_model_card(tiny_config, name="mine", needs_package=True)
     assert "import wavtokenizer_hf" in card
-    assert for_self_contained_folder(card) == render_model_card(tiny_config, name="mine")
+    assert for_self_contained_folder(card, tiny_config) == render_model_card(tiny_config, name="mine")
     edited = card.replace("# mine", "# Mine, with a text of my own")
-    assert "Mine, with a text of my own" in for_self_contained_folder(edited)
-    assert for_self_contained_folder("# Another card\n") == "# Another card\n"
+    assert "Mine, with a text of my own" in for_self_contained_folder(edited, tiny_config)
+    assert for_self_contained_folder("# Another card\n", tiny_config) == "# Another card\n"
 
 
 def test_the_code_of_a_converted_card_runs_in_its_folder(tmp_path):

@@ -15,6 +15,7 @@ from wavtokenizer_hf.audio.codes import CodeFile
 from wavtokenizer_hf.audio.manifest import Entry
 from wavtokenizer_hf.audio_input import RecordingWarning, open_audio, read_audio, read_blocks
 from wavtokenizer_hf.cli import main
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.corpus.reader import ClipReader, ReadClip
 from wavtokenizer_hf.corpus.source import find_source
 from wavtokenizer_hf.evaluation.pairs import CodecPairs
@@ -119,7 +120,7 @@ def by_call(path: Path, allow: bool) -> dict[str, np.ndarray | None]:
         raise ValueError(outcome.reason)
 
     def for_evaluation() -> np.ndarray:
-        pairs = CodecPairs(MODEL, FEATURE_EXTRACTOR, [Entry(path, path.name)], allow_incomplete=allow)
+        pairs = CodecPairs(codec_of(MODEL, FEATURE_EXTRACTOR), [Entry(path, path.name)], allow_incomplete=allow)
         return pairs.load(0).reference.numpy()
 
     ways = {

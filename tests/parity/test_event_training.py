@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-
 from conversion.event_codec import DISCRIMINATOR_KEPT, convert, to_ours
+
 from tests.golden.events import event_reference_weights as weights
 from tests.parity.events import clips, loaded_model, manifest, noise, original_state, recorded, training_numbers
 from wavtokenizer_hf.training.event_losses import EventDiscriminator, faded, loss_features
@@ -112,4 +112,4 @@ def test_events_one_at_a_time_give_the_gradients_of_the_whole_graph():
     loss.backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            assert torch.allclose(parameter.grad, one_by_one[name], rtol=1e-9, atol=1e-9), name
+            assert torch.allclose(parameter.grad, one_by_one[name], rtol=1e-7, atol=1e-8), name

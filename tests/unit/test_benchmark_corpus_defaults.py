@@ -30,7 +30,7 @@ def test_the_ratio_is_to_the_fastest_that_is_set_by_hand_round_by_round():
 
 def test_a_command_that_fails_is_an_error_with_what_it_said(tmp_path):
     files = write_recordings(tmp_path / "in", 2)
-    with pytest.raises(RuntimeError, match="nowhere"):
+    with pytest.raises(RuntimeError, match="no such folder"):
         run(files, 1, str(tmp_path / "nowhere"), None)
 
 

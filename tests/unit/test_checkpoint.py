@@ -85,8 +85,9 @@ def test_discriminators_that_the_conversion_kept_are_read_as_the_originals(tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.ckpt", r"is a file.*python -m conversion convert model\.ckpt FOLDER --keep-discriminators"),
-        ("missing", r"(?s)missing is no codec's folder.*python -m conversion convert .* --keep-discriminators"),
+        ("model.ckpt", r"is a file.*wavtokenizer convert model\.ckpt FOLDER --keep-discriminators"),
+        ("simvq-4k", r"simvq-4k is no codec's folder here.*wavtokenizer convert simvq-4k .* --keep-discriminators"),
+        ("nano-57", r"nano-57 is no folder here, no owner/name on the Hub .* did you mean nano-75\?"),
         ("a/b/c", r"a/b/c is no codec's folder"),
         ("empty", r"empty is no codec's folder"),
         ("run", r"run is a run; name its 'best', or one of its checkpoints, as run/checkpoints/step-00000005"),

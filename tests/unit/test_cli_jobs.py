@@ -84,6 +84,7 @@ def test_every_input_has_its_output(recordings, inputs, output, output_format, e
         (["one.wav"], "x.npz", "json", "--format json contradicts"),
         (["*.ogg"], "new", None, "holds no file"),
         (["gone.wav"], "x.npz", None, "no such file: gone.wav"),
+        (["one.wav", "two.wav"], "-", None, "one result can go to stdout, and there are 2"),
     ],
 )
 def test_what_does_not_fit_together_is_wrong_use(recordings, inputs, output, output_format, message):
@@ -98,6 +99,28 @@ def test_outputs_that_exist_are_refused_unless_they_may_be_overwritten(recording
     with pytest.raises(typer.BadParameter, match=r"new/a.npz \(and 1 more\) would be overwritten.*--overwrite"):
         plan(["set"], "new")
     assert len(plan(["set"], "new", overwrite=True)) == 3
+
+
+def test_what_is_done_is_left_out_on_request(recordings, capsys):
+    def again(**options):
+        suffixes = {"input_suffixes": (".wav", ".flac"), "output_suffixes": (".wav",), "output_format": None}
+        return plan_jobs(["set"], "new", **suffixes, overwrite=False, **options)
+
+    first = again(report=Path("pages"))
+    assert [job.page.as_posix() for job in first] == ["pages/a", "pages/b", "pages/deep/a"]
+    for job in first[:2]:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.touch()
+    first[0].page.mkdir(parents=True)
+    (first[0].page / "index.html").touch()
+    assert [job.target.as_posix() for job in again(skip_existing=True)] == ["new/deep/a.wav"]
+    assert again(skip_existing=True, report=Path("pages")) == first[1:]  # the page of the second is missing
+    assert "1 of 3 files were done before" in capsys.readouterr().err
+    first[2].target.parent.mkdir()
+    first[2].target.touch()
+    with pytest.raises(typer.Exit) as ended:
+        again(skip_existing=True)
+    assert ended.value.exit_code == 0
 
 
 def test_an_input_is_never_written_over(recordings):
@@ -130,7 +153,7 @@ def test_one_failure_is_printed_and_the_rest_is_done(tmp_path, capsys):
     assert "Traceback" not in printed
 
 
-def test_an_interrupt_ends_the_run_at_once(tmp_path):
+def test_an_interrupt_ends_the_run_at_once_and_says_how_to_go_on(tmp_path, capsys):
     begun = []
 
     def work(job):
@@ -140,6 +163,7 @@ def test_an_interrupt_ends_the_run_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_jobs([Job(Path("a"), tmp_path / "a"), Job(Path("b"), tmp_path / "b")], work, verb="Testing", debug=False)
     assert len(begun) == 1
+    assert "--skip-existing goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

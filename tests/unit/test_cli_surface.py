@@ -1,27 +1,37 @@
 """The frozen surface of the command line, and what starting it costs."""
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer.main
 
 import wavtokenizer_hf
+from wavtokenizer_hf import bundled_checkpoint
 from wavtokenizer_hf.cli import app, main
 from wavtokenizer_hf.cli.encode import CodeFormat
 from wavtokenizer_hf.cli.options import AudioFormat, DType
 
 READING = {"--allow-incomplete"}
 SHARED = {"--device", "--dtype", "--revision", "--overwrite", "--debug"}
+OUTPUT = {"--output", "--out", "-o"}
 SURFACE = {
-    "encode": {"IN", "--output", "-o", "--model", "-m", "--format", *READING, *SHARED},
-    "decode": {"IN", "--output", "-o", "--model", "-m", "--format", "--bandwidth-id", "--chunked", *SHARED},
-    "reconstruct": {"IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", *READING, *SHARED},
+    "encode": {"IN", "--model", "-m", "--format", "--skip-existing", *OUTPUT, *READING, *SHARED},
+    "decode": {
+        *("IN", "--model", "-m", "--format", "--bandwidth-id", "--chunked", "--skip-existing"),
+        *OUTPUT,
+        *SHARED,
+    },
+    "reconstruct": {
+        *("IN", "OUT", "--model", "-m", "--report", "--format", "--bandwidth-id", "--skip-existing"),
+        *OUTPUT,
+        *READING,
+        *SHARED,
+    },
     "evaluate": {
         "[MODEL] DATA",
-        "--out",
-        "-o",
+        *OUTPUT,
         "--pairs",
         "--frame-rate",
         "--metrics",
@@ -35,11 +45,16 @@ SURFACE = {
         *READING,
         *SHARED,
     },
-    "train": {"RECIPE", "[KEY=VALUE]...", "--out", "-o", "--resume", "--stop-after", "--recipes", *READING, "--debug"},
+    "train": {
+        *("RECIPE", "[KEY=VALUE]...", "--resume", "--stop-after", "--recipes", "--debug"),
+        *OUTPUT,
+        *READING,
+    },
     "info": {"MODEL|CODES", "--revision", "--json", "--debug"},
     "tokenize-corpus": {
         "SOURCE",
         "OUT",
+        *OUTPUT,
         "--model",
         "-m",
         "--workers",
@@ -57,9 +72,24 @@ SURFACE = {
         *READING,
         *SHARED - {"--overwrite"},
     },
+    "convert": {
+        "NAME|FILE|REPO:FILE",
+        "OUT",
+        *OUTPUT,
+        "--yaml",
+        "--causal",
+        "--no-causal",
+        "--keep-discriminators",
+        "--overwrite",
+        "--debug",
+    },
+    "verify": {"OUT", "--against", "--audio", "--debug"},
     "status": {"OUT", "--verify", "--json", "--debug"},
-    "export-tokens": {"OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"},
-    "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug"},
+    "export-tokens": {
+        *("OUT", "PREFIX", "--format", "--offset", "--begin", "--end", "--overwrite", "--debug"),
+        *OUTPUT,
+    },
+    "export-hub": {"MODEL", "DIR", "--revision", "--overwrite", "--debug", *OUTPUT},
 }
 
 COMMANDS = typer.main.get_command(app).commands
@@ -92,6 +122,15 @@ def test_the_choices_of_options_are_these():
     assert [choice.value for choice in DType] == ["float32", "bfloat16", "float16"]
 
 
+@pytest.mark.parametrize("name", [None, *SURFACE])
+def test_a_flag_is_shown_without_a_value(name, capsys):
+    with pytest.raises(SystemExit):
+        main([*([name] if name else []), "--help"])
+    printed = capsys.readouterr().out
+    assert "--help" in printed
+    assert "bool" not in printed.lower()
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -107,34 +146,52 @@ def test_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"wavtokenizer-hf {wavtokenizer_hf.__version__}\n"
 
 
+HEAVY = {"torch", "torchaudio", "transformers", "huggingface_hub", "soundfile", "matplotlib", "pyarrow", "jinja2"}
+
+
+def imported_by(tmp_path, *arguments: str, **variables: str) -> set[str]:
+    """The packages in a process that ran a command, which imports itself as the installed script does."""
+    script = f"""
+import atexit, sys
+sys.argv = ["bin/wavtokenizer", *{arguments!r}]
+atexit.register(lambda: print(*{{name.partition(".")[0] for name in sys.modules}}, file=sys.stderr))
+from wavtokenizer_hf.cli import main
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **variables}
+    )
+    assert "Traceback" not in ran.stderr, ran.stderr
+    return set(ran.stderr.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],
-        ["encode", "--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("encode", "evaluate", "train", "tokenize-corpus")),
         ["encode", "gone.wav", "-o", "x.npz", "-m", "m"],
         ["evaluate", "m", "gone", "-o", "x"],
-        ["train", "--help"],
         ["train"],
-        ["tokenize-corpus", "--help"],
         ["export-tokens", "codes"],
+        ["encode", bundled_checkpoint() + "/config.json", "-o", "x.npz", "-m", "nano-57"],
+        ["decode", bundled_checkpoint() + "/config.json", "-o", "x.wav", "-m", "nano-57"],
+        ["reconstruct", bundled_checkpoint() + "/config.json", "x.wav", "-m", "nano-57"],
+        ["evaluate", "nano-57", bundled_checkpoint() + "/config.json", "-o", "x"],
+        ["tokenize-corpus", ".", "x", "-m", "nano-57"],
+        ["info", "nano-57"],
+        ["export-hub", "nano-57", "x"],
     ],
 )
-def test_help_and_wrong_use_cost_no_import_of_torch(arguments, tmp_path):
-    # The package's own __init__ registers its classes and needs torch for it; what the command line adds is measured
-    # with an empty package in its place.
-    script = f"""
-import sys, types
-package = types.ModuleType("wavtokenizer_hf")
-package.__path__ = [{str(Path(wavtokenizer_hf.__file__).parent)!r}]
-sys.modules["wavtokenizer_hf"] = package
-from wavtokenizer_hf.cli import main
-try:
-    main({arguments!r})
-except SystemExit:
-    heavy = {{"torch", "torchaudio", "transformers", "soundfile", "matplotlib"}} & set(sys.modules)
-    sys.exit(f"imported {{heavy}}" if heavy else 0)
-sys.exit("did not exit")
-"""
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert ran.returncode == 0, ran.stderr
+def test_help_and_wrong_use_import_nothing_heavy(arguments, tmp_path):
+    assert not imported_by(tmp_path, *arguments) & HEAVY
+
+
+def test_completion_imports_nothing_heavy(tmp_path):
+    asked = {"_WAVTOKENIZER_COMPLETE": "complete_bash", "COMP_WORDS": "wavtokenizer enc", "COMP_CWORD": "1"}
+    assert not imported_by(tmp_path, **asked) & HEAVY
+
+
+def test_what_a_command_needs_comes_when_it_runs(tmp_path):
+    assert imported_by(tmp_path, "info", bundled_checkpoint()) >= {"torch", "transformers"}

@@ -84,7 +84,10 @@ def test_codes_are_equal_for_any_codebook(seed, size, width, decay, middle, scal
     if is_coarse:  # many entries at equal distances
         entries, vectors = ((tensor / scale * 2).round() / 2 * scale for tensor in (entries, vectors))
     expected, codes = both(entries, vectors)
-    assert torch.equal(codes, expected)
+    if codes is None:  # as of numbers whose squares are none of float32
+        assert not entries.any()
+    else:
+        assert torch.equal(codes, expected)
 
 
 def test_a_few_entries_are_compared_in_full_where_they_lie_along_few_axes(monkeypatch):

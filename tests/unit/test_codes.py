@@ -216,7 +216,7 @@ def test_an_archive_or_object_of_something_else_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2, and this package reads version 1: update"),
+        ({"format_version": 3}, "format version 3, and this package reads version 1 and 2: update"),
         ({"audio_codes": [[1, 2], [3]]}, "damaged"),
         ({"audio_codes": [[1.5] * 7]}, "damaged"),
         ({"audio_codes": [[10**30] * 7]}, "damaged"),

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from tests.tiny import tiny_model
-from tests.tiny_corpus import FEATURE_EXTRACTOR, codes_alone, plan_for, write_recordings
+from tests.tiny_corpus import codes_alone, plan_for, tiny_codec, write_recordings
 from wavtokenizer_hf.corpus import cluster
 from wavtokenizer_hf.corpus.cluster import RayRunner, ShardActor
 from wavtokenizer_hf.corpus.run import Job
@@ -23,16 +23,16 @@ def job(tmp_path):
     def encode(shards):
         raise OSError(errno.ENOSPC, "the disk of the corpus is full")
 
-    model = types.SimpleNamespace(to=lambda place: None)
-    return types.SimpleNamespace(plan=plan, model=model, worker=lambda: types.SimpleNamespace(encode=encode))
+    codec = types.SimpleNamespace(model=types.SimpleNamespace(to=lambda place: None))
+    return types.SimpleNamespace(plan=plan, codec=codec, worker=lambda: types.SimpleNamespace(encode=encode))
 
 
 def test_the_model_that_travels_is_a_copy_which_can_be_pickled(tmp_path):
     write_recordings(tmp_path / "in", 1)
     source, model = find_source(tmp_path / "in"), tiny_model()
-    job = Job(plan_for(tmp_path / "out", source, model), source, model, FEATURE_EXTRACTOR, Means())
+    job = Job(plan_for(tmp_path / "out", source, model), source, tiny_codec(model), Means())
     there = pickle.loads(pickle.dumps(cluster._portable(job)))
-    assert (there.model.is_fused, model.is_fused) == (True, False)
+    assert (there.codec.model.is_fused, model.is_fused) == (True, False)
     (shard,) = there.worker().encode([there.plan.shard(0)])
     assert shard.outcomes[0].codes.tolist() == codes_alone(tmp_path / "in" / "first" / "00.wav")
 

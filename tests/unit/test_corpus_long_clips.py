@@ -11,8 +11,9 @@ import soundfile
 import torch
 
 from tests.tiny import tiny_model
-from tests.tiny_corpus import FEATURE_EXTRACTOR, HOP, codes_alone, noise
+from tests.tiny_corpus import FEATURE_EXTRACTOR, HOP, codes_alone, noise, tiny_codec
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.corpus import long_clips, prefetch
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.long_clips import encode_long_clip
@@ -31,7 +32,7 @@ def encode(path, bounds: dict[str, float] | None = None, block_s: float = 10.0, 
     clip = PlannedClip(**vars(clip) | (bounds or {}))
     found = reader.read(clip)
     assert isinstance(found, LongClip)
-    return encode_long_clip(tiny_model(), reader, clip, found, reader.read_blocks(clip, block_s))
+    return encode_long_clip(tiny_codec(), reader, clip, found, reader.read_blocks(clip, block_s))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,7 @@ def test_a_long_clip_that_its_reading_process_is_lost_to_is_a_failure_and_the_ne
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(prefetch.multiprocessing, "get_context", lambda method: fork)
     source = find_source(tmp_path)
-    with contextlib.closing(
-        Worker(tiny_model(), FEATURE_EXTRACTOR, source, Settings(), Means(num_workers=1, memory_gb=1e-6))
-    ) as worker:
+    with contextlib.closing(Worker(tiny_codec(), source, Settings(), Means(num_workers=1, memory_gb=1e-6))) as worker:
         (result,) = worker.encode([Shard(0, list(source.clips()))])
     first, fatal_one, last = result.outcomes
     assert fatal_one == Failure("crashed", "the process that read it died")
@@ -125,7 +124,7 @@ def test_a_feature_extractor_that_sets_the_level_reads_every_clip_as_a_whole(tmp
     soundfile.write(tmp_path / "a.wav", noise(24000), 24000)
     extractor = WavTokenizerFeatureExtractor(hop_length=HOP, peak_db=-3.0)
     source = find_source(tmp_path)
-    worker = Worker(tiny_model(), extractor, source, Settings(), Means(memory_gb=1e-6))
+    worker = Worker(codec_of(tiny_model(), extractor), source, Settings(), Means(memory_gb=1e-6))
     (clip,) = source.clips()
     (result,) = worker.encode([Shard(0, [clip])])
     inputs = extractor(clip.path, return_tensors="pt")

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from tests.tiny import tiny_model
-from tests.tiny_corpus import codec_info, plan_for, write_recordings
+from tests.tiny_corpus import plan_for, tiny_codec, write_recordings
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.plan import Settings, load_plan, make_plan
 from wavtokenizer_hf.corpus.source import find_source
@@ -190,7 +190,7 @@ def test_a_folder_whose_recordings_are_being_listed_says_so(tmp_path):
         told.append(number)
 
     told = []
-    make_plan(tmp_path, Listed(*clips(*[1] * 2500)), codec_info(tiny_model()), Settings(), look)
+    make_plan(tmp_path, Listed(*clips(*[1] * 2500)), tiny_codec().spec, Settings(), look)
     assert told == [1000, 2000]
 
 

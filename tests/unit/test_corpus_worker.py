@@ -8,7 +8,8 @@ import soundfile
 import torch
 
 from tests.tiny import tiny_model
-from tests.tiny_corpus import FEATURE_EXTRACTOR, codes_alone, noise, plan_for, write_recordings
+from tests.tiny_corpus import FEATURE_EXTRACTOR, codes_alone, noise, plan_for, tiny_codec, write_recordings
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.corpus import worker as worker_module
 from wavtokenizer_hf.corpus.plan import Settings
 from wavtokenizer_hf.corpus.reader import Failure
@@ -29,8 +30,7 @@ def encode(folder, out, memory_gb: float | None = None, **settings):
     plan = plan_for(out, source, **settings)
     told = []
     worker = Worker(
-        tiny_model(),
-        FEATURE_EXTRACTOR,
+        tiny_codec(),
         source,
         Settings(**settings),
         Means(memory_gb=memory_gb),
@@ -60,7 +60,7 @@ def test_whatever_is_under_way_at_once_changes_nothing_and_leaves_all_as_it_was(
     torch.set_num_threads(num_threads)
     try:
         means = Means(memory_gb=memory_for(3000))
-        worker = Worker(model, FEATURE_EXTRACTOR, source, Settings(shard_clips=4), means)
+        worker = Worker(tiny_codec(model), source, Settings(shard_clips=4), means)
         results = list(worker.encode(plan.shard(index) for index in range(plan.num_shards)))
         worker.close()
         assert torch.get_num_threads() == num_threads
@@ -95,7 +95,7 @@ def test_a_batch_holds_no_more_samples_than_its_budget(tmp_path, monkeypatch):
     monkeypatch.setattr(
         worker_module,
         "encode_together",
-        lambda model, clips: sizes.append([len(clip) for clip in clips]) or encode_together(model, clips),
+        lambda codec, clips: sizes.append([len(clip) for clip in clips]) or encode_together(codec, clips),
     )
     encode(tmp_path / "in", tmp_path / "out", memory_for(2000))
     assert sizes == [[1000, 950], [900, 120], [100, 80, 60]]  # and the longest one by itself, in pieces
@@ -104,10 +104,10 @@ def test_a_batch_holds_no_more_samples_than_its_budget(tmp_path, monkeypatch):
 def test_where_memory_is_short_a_batch_is_halved(tmp_path, monkeypatch):
     write_recordings(tmp_path / "in", 9)
 
-    def needs_memory(model, clips):
+    def needs_memory(codec, clips):
         if len(clips) > 2 or len(clips[0]) > 9000:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode_together(model, clips)
+        return encode_together(codec, clips)
 
     monkeypatch.setattr(worker_module, "encode_together", needs_memory)
     (result,), _ = encode(tmp_path / "in", tmp_path / "out")
@@ -126,8 +126,8 @@ def test_clips_of_one_length_are_encoded_without_a_mask():
     encode_with = model.encode
     model.encode = lambda values, mask=None: masks.append(mask) or encode_with(values, mask)
     clips = [noise(length, seed=length)[:, 0].astype(np.float32) for length in (400, 400, 300)]
-    encode_together(model, clips[:2])
-    encoded = encode_together(model, clips[1:])
+    encode_together(tiny_codec(model), clips[:2])
+    encoded = encode_together(tiny_codec(model), clips[1:])
     assert masks[0] is None
     assert masks[1].sum(dim=-1).tolist() == [400, 300]
     assert [(len(clip.codes), clip.num_samples) for clip in encoded] == [(5, 400), (4, 300)]
@@ -135,15 +135,15 @@ def test_clips_of_one_length_are_encoded_without_a_mask():
 
 def test_the_budget_follows_filters_number_format_and_device():
     model = tiny_model()
-    assert batch_samples(model, memory_for(1234)) == 1234
-    assert batch_samples(model.to(torch.bfloat16), memory_for(1234)) == 2468
-    assert batch_samples(tiny_model(), None) == int(0.5e9 / BYTES_PER_SAMPLE)
-    assert batch_samples(tiny_model().to("meta"), None) == int(4e9 / BYTES_PER_SAMPLE)
-    assert batch_samples(tiny_model(num_filters=8), memory_for(1234)) == 617
+    assert batch_samples(tiny_codec(model), memory_for(1234)) == 1234
+    assert batch_samples(codec_of(model.to(torch.bfloat16)), memory_for(1234)) == 2468
+    assert batch_samples(tiny_codec(), None) == int(0.5e9 / BYTES_PER_SAMPLE)
+    assert batch_samples(codec_of(tiny_model().to("meta")), None) == int(4e9 / BYTES_PER_SAMPLE)
+    assert batch_samples(tiny_codec(tiny_model(num_filters=8)), memory_for(1234)) == 617
 
 
 def test_an_encoded_clip_does_not_hold_its_whole_batch():
     clips = [noise(length)[:, 0].astype(np.float32) for length in (4000, 80)]
-    short = encode_together(tiny_model(), clips)[1]
+    short = encode_together(tiny_codec(), clips)[1]
     assert isinstance(short, EncodedClip)
     assert short.codes.base is None

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import tiny_causal_config, tiny_config, tiny_model
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
 from wavtokenizer_hf.cli.codec import load_codec
-from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
-from wavtokenizer_hf.evaluation.pairs import CodecPairs
+from wavtokenizer_hf.codec_files import check_same_codec
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.hub.export import export_to_hub_folder
 from wavtokenizer_hf.training.checkpoint import load_codec as load_for_training
 
@@ -143,7 +143,7 @@ def test_training_starts_from_no_damaged_codec(whole, tmp_path):
     [
         lambda model, extractor, place: check_same_codec(extractor, model.config),
         lambda model, extractor, place: export_to_hub_folder(model, extractor, place / "out"),
-        lambda model, extractor, place: CodecPairs(model, extractor, []),
+        lambda model, extractor, place: codec_of(model, extractor),
     ],
 )
 def test_the_feature_extractor_of_another_codec_is_refused(tmp_path, extractor, use):

@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from tests.tiny import noise
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.evaluation.coding import CodebookUsage
 from wavtokenizer_hf.evaluation.evaluate import ClipResult, Evaluation, evaluate
 from wavtokenizer_hf.evaluation.metric import Metric
@@ -358,7 +359,7 @@ def test_a_manifest_beside_the_references_gives_kinds_transcripts_and_parts(fold
 
 def test_a_codecs_pairs_hold_its_codes_its_reconstruction_and_the_time_it_took(tiny_model, folders):
     extractor = WavTokenizerFeatureExtractor(hop_length=80)
-    pairs = CodecPairs(tiny_model, extractor, find_entries(folders / "ref" / "a.wav"), bandwidth_id=2)
+    pairs = CodecPairs(codec_of(tiny_model, extractor), find_entries(folders / "ref" / "a.wav"), {"bandwidth_id": 2})
     pair, again = pairs.load(0), pairs.load(0)
     clip = extractor(folders / "ref" / "a.wav", resample=True, return_tensors="pt")["input_values"]
     with torch.inference_mode():
@@ -377,7 +378,7 @@ def test_the_first_clip_is_not_timed_on_a_cold_model(tiny_model, folders, monkey
     monkeypatch.setattr(
         tiny_model, "encode", lambda clip, run=tiny_model.encode: calls.append(len(calls)) or run(clip)
     )
-    pairs = CodecPairs(tiny_model, WavTokenizerFeatureExtractor(hop_length=80), find_entries(folders / "ref"))
+    pairs = CodecPairs(codec_of(tiny_model), find_entries(folders / "ref"))
     pairs.load(0)
     assert len(calls) == 2
     pairs.load(1)
@@ -393,7 +394,7 @@ def test_a_codec_that_breaks_a_clip_costs_that_clip(tiny_model, folders, monkeyp
         return output
 
     monkeypatch.setattr(tiny_model, "decode", broken)
-    pairs = CodecPairs(tiny_model, WavTokenizerFeatureExtractor(hop_length=80), find_entries(folders / "ref"))
+    pairs = CodecPairs(codec_of(tiny_model), find_entries(folders / "ref"))
     result = evaluate(pairs, [LogMelL1()])
     assert {clip.failure for clip in result.clips} == {"the codec gave NaN or infinity"}
     assert result.summary(result.metrics[0]).reasons == {"no pair could be made": 3}
@@ -402,7 +403,7 @@ def test_a_codec_that_breaks_a_clip_costs_that_clip(tiny_model, folders, monkeyp
 def test_a_part_beyond_the_end_of_its_recording_is_refused(tiny_model, folders):
     entry = Entry(folders / "ref" / "a.wav", "a@5-6.wav", 5.0, 6.0)
     with pytest.raises(ValueError, match=r"a\.wav ends at 1 s, and the part begins at 5 s"):
-        CodecPairs(tiny_model, WavTokenizerFeatureExtractor(hop_length=80), [entry]).load(0)
+        CodecPairs(codec_of(tiny_model), [entry]).load(0)
 
 
 @pytest.mark.parametrize(

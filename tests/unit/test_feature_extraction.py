@@ -216,6 +216,15 @@ def test_a_missing_package_is_an_error_that_says_how_to_repair_it(package, clip,
         extractor(clip, sampling_rate=16000, resample=True)
 
 
+def test_nothing_rests_on_the_padding_of_the_library(extractor, noise, monkeypatch):
+    """transformers is to replace its feature extractors by audio processors, which pad otherwise."""
+    monkeypatch.delattr(transformers.SequenceFeatureExtractor, "pad")
+    monkeypatch.delattr(transformers.SequenceFeatureExtractor, "_pad")
+    monkeypatch.delattr(transformers.SequenceFeatureExtractor, "_truncate")
+    batch = extractor([noise, noise[:10]], truncation=True, max_length=500)
+    assert batch["padding_mask"].sum(axis=-1).tolist() == [500, 10]
+
+
 def test_left_padding_is_refused_at_construction_and_at_call(extractor, noise):
     with pytest.raises(ValueError, match="right only"):
         WavTokenizerFeatureExtractor(padding_side="left")

@@ -42,6 +42,7 @@ PUBLIC_NAMES = [
     "WavTokenizerProcessor",
     "bundled_checkpoint",
     "fingerprint",
+    "register",
 ]
 
 # Each {a,b} stands for one key with a and one with b.

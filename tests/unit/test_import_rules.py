@@ -12,6 +12,8 @@ PACKAGE = ROOT / "wavtokenizer_hf"
 
 CONFIGURATION = "configuration_wavtokenizer"
 AUDIO_INPUT = "audio_input"
+AUDIO_PREPARATION = "audio_preparation"
+CODEC_FILES_OF_ALL = "codec_files"
 FEATURE_EXTRACTION = "feature_extraction_wavtokenizer"
 CODEC_FILES = [CONFIGURATION, FEATURE_EXTRACTION, "modeling_wavtokenizer"]
 ARITHMETIC, CHECKS, NEAREST = (f"{kind}_wavtokenizer" for kind in ("arithmetic", "checks", "nearest"))
@@ -19,19 +21,26 @@ PROCESSING = "processing_wavtokenizer"
 EVENT_FILES = [
     f"{kind}_sparse_event_codec" for kind in ("configuration", "feature_extraction", "modeling", "rendering")
 ]
-FLAT_FILES = [AUDIO_INPUT, ARITHMETIC, CHECKS, NEAREST, *CODEC_FILES, PROCESSING, *EVENT_FILES]
+FLAT_FILES = [
+    *(AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL, ARITHMETIC, CHECKS, NEAREST),
+    *CODEC_FILES,
+    PROCESSING,
+    *EVENT_FILES,
+]
 
 # The flat files that each flat file imports.
 SIBLINGS = {
     AUDIO_INPUT: [],
-    CONFIGURATION: [],
-    FEATURE_EXTRACTION: [AUDIO_INPUT, CONFIGURATION],
+    AUDIO_PREPARATION: [AUDIO_INPUT],
+    CODEC_FILES_OF_ALL: [],
+    CONFIGURATION: [CODEC_FILES_OF_ALL],
+    FEATURE_EXTRACTION: [AUDIO_INPUT, AUDIO_PREPARATION, CODEC_FILES_OF_ALL],
     ARITHMETIC: [],
     CHECKS: [ARITHMETIC],
     NEAREST: [ARITHMETIC],
-    "modeling_wavtokenizer": [ARITHMETIC, CHECKS, CONFIGURATION, NEAREST],
-    PROCESSING: CODEC_FILES,
-    "configuration_sparse_event_codec": [],
+    "modeling_wavtokenizer": [ARITHMETIC, CHECKS, CODEC_FILES_OF_ALL, CONFIGURATION, NEAREST],
+    PROCESSING: [CODEC_FILES_OF_ALL, *CODEC_FILES],
+    "configuration_sparse_event_codec": [CODEC_FILES_OF_ALL],
     # Reading and resampling have one home.
     "feature_extraction_sparse_event_codec": [FEATURE_EXTRACTION],
     "rendering_sparse_event_codec": ["configuration_sparse_event_codec"],
@@ -42,14 +51,21 @@ SIBLINGS = {
 MAY_IMPORT = {
     "checkpoints": {"triple"},
     "triple": {"checkpoints"},
-    "audio": {"triple"},
-    "streaming": {"triple", "audio"},
+    # The registry knows the families by the names of their modules, and imports one when its model is met.
+    "codecs": {"triple", "checkpoints"},
+    "audio": {"triple", "codecs"},
+    "streaming": {"triple", "audio", "codecs"},
+    "families": {"triple", "codecs", "streaming"},
     "language": {"triple", "streaming"},
-    "corpus": {"triple", "audio", "streaming", "language"},
-    "evaluation": {"triple", "audio", "streaming", "language"},
-    "hub": {"triple", "audio", "streaming", "language"},
-    "training": {"triple", "audio", "streaming", "language", "evaluation", "checkpoints"},
-    "cli": {"triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "training", "checkpoints"},
+    "corpus": {"triple", "audio", "streaming", "language", "codecs"},
+    "evaluation": {"triple", "audio", "streaming", "language", "codecs"},
+    "hub": {"triple", "audio", "streaming", "language", "codecs"},
+    "conversion": {"triple", "audio", "hub", "checkpoints"},
+    "training": {"triple", "audio", "streaming", "language", "evaluation", "conversion", "checkpoints", "codecs"},
+    "cli": {
+        *("triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "conversion", "training"),
+        *("checkpoints", "codecs"),
+    },
     "demo": {"triple", "audio", "streaming", "language", "corpus", "evaluation", "hub", "training"},
     "__main__": {"cli"},
 }
@@ -127,13 +143,12 @@ def test_conversion_imports_nothing_that_nobody_may_import():
 
 def test_only_the_command_line_itself_imports_the_command_line():
     package = [path for path in sources(PACKAGE) if home_of(path) not in ("cli", "demo", "__main__")]
-    for path in package + sources(ROOT / "conversion") + sources(ROOT / "benchmarks"):
+    for path in package + sources(ROOT / "benchmarks"):
         assert not {part_of(name) for name in imported_modules(path)} & {"cli", "demo"}, path
 
 
-@pytest.mark.parametrize("folder", ["wavtokenizer_hf", "conversion"])
-def test_audio_libraries_are_imported_by_calls_only(folder):
-    for path in sources(ROOT / folder):
+def test_audio_libraries_are_imported_by_calls_only():
+    for path in sources(PACKAGE):
         found = {top(name) for name in imported_modules(path, module_level_only=True)}
         assert not found & {"torchaudio", "soundfile", "av"}, path
 

@@ -9,7 +9,7 @@ from tests.tiny import tiny_causal_model, tiny_model
 from tests.unit.test_attention import LargestTensor, random_codes
 from wavtokenizer_hf.audio.codes import CodeFile
 from wavtokenizer_hf.streaming import ChunkedDecoder, decode_long
-from wavtokenizer_hf.streaming.long_decoding import (
+from wavtokenizer_hf.streaming.decoder import (
     LONG_CHUNK_FRAMES,
     LONG_CONTEXT_FRAMES,
     LONG_LOOKAHEAD_FRAMES,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import noise, tiny_model
 from wavtokenizer_hf import WavTokenizerFeatureExtractor
-from wavtokenizer_hf.feature_extraction_wavtokenizer import _resample, resample_blocks
+from wavtokenizer_hf.audio_preparation import resample, resample_blocks
 from wavtokenizer_hf.streaming import encode_long
 
 
@@ -32,7 +32,7 @@ def test_resampling_in_blocks_equals_resampling_the_whole(rate, lengths):
     signal = noise(sum(lengths), seed=rate).numpy()
     blocks = np.split(signal, np.cumsum(lengths)[:-1]) if lengths else []
     resampled = [*resample_blocks(blocks, rate, 24000), np.zeros(0, dtype=np.float32)]
-    expected = _resample(signal, rate, 24000) if len(signal) else signal
+    expected = resample(signal, rate, 24000) if len(signal) else signal
     np.testing.assert_allclose(np.concatenate(resampled), expected, atol=1e-6)
 
 
@@ -46,7 +46,8 @@ def test_a_file_gets_the_codes_that_it_gets_in_one_piece(
     path = tmp_path / f"clip.{suffix}"
     soundfile.write(path, noise(rate, channels).numpy(), rate)
     inputs = feature_extractor(path, resample=True, return_tensors="pt")
-    codes = encode_long(model, path, block_s=block_s, progress=False)
+    codes, num_samples = encode_long(model, path, block_s=block_s, progress=False)
+    assert num_samples == inputs["input_values"].shape[-1]
     assert torch.equal(codes, model.encode(**inputs).audio_codes)
 
 
@@ -54,7 +55,7 @@ def test_blocks_from_an_iterator_are_scaled_downmixed_and_resampled(model, featu
     clip = (noise(2, 5000).clamp(-1, 1) * 32767).short().numpy()
     blocks = (clip[:, begin : begin + 700] for begin in range(0, 5000, 700))
     inputs = feature_extractor(clip, sampling_rate=48000, resample=True, return_tensors="pt")
-    codes = encode_long(model, blocks, sampling_rate=48000, progress=False)
+    codes, _ = encode_long(model, blocks, sampling_rate=48000, progress=False)
     assert torch.equal(codes, model.encode(**inputs).audio_codes)
 
 

@@ -13,6 +13,7 @@ import torchaudio
 
 from tests.tiny import noise
 from tests.unit.test_signal import numpy_log_mel
+from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.evaluation import perceptual
 from wavtokenizer_hf.evaluation.coding import Bitrate, CodebookPerplexity, CodebookUsage, CodesPerSecond
 from wavtokenizer_hf.evaluation.metric import Metric
@@ -57,7 +58,9 @@ def make(reference, estimate, rate: int = 24000, **more) -> Pair:
 
 
 def coded(codes: list[int], *, num_samples: int = 240, codebook_size: int = 8, **times) -> Pair:
-    coding = Coding(torch.tensor(codes), codebook_size, **{"encode_s": 0.0, "decode_s": 0.0} | times)
+    coding = Coding(
+        torch.tensor(codes), CodecSpec(24000, 320, (codebook_size,)), **{"encode_s": 0.0, "decode_s": 0.0} | times
+    )
     return make(torch.zeros(num_samples), torch.zeros(num_samples), 240, coding=coding)
 
 

@@ -125,3 +125,41 @@ def test_importing_the_package_alone_loads_no_audio_library():
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "of_python", "is_ours"),
+    [
+        (["/usr/bin/wavtokenizer", "info"], ["python", "/usr/bin/wavtokenizer", "info"], True),
+        (["-m", "info"], ["python", "-X", "dev", "-m", "wavtokenizer_hf", "info"], True),
+        (["-m", "wavtokenizer_hf"], ["python", "-m", "pytest", "wavtokenizer_hf"], False),
+        (["-m"], ["python", "-m", "wavtokenizer_hf_server"], False),
+        (["wavtokenizer.py"], ["python", "wavtokenizer.py"], False),
+        (["-c"], ["python", "-c", "import wavtokenizer_hf"], False),
+        ([""], ["python"], False),
+        ([], ["embedding"], False),
+    ],
+)
+def test_only_the_own_command_line_registers_later(monkeypatch, argv, of_python, is_ours):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", of_python)
+    assert wavtokenizer_hf._is_own_command_line() is is_ours
+
+
+def test_until_then_every_name_is_there_and_nothing_is_registered(folder):
+    code = """
+        import sys
+        sys.argv[0] = "wavtokenizer"
+        import wavtokenizer_hf
+        assert "transformers" not in sys.modules
+        assert set(wavtokenizer_hf.__all__) <= set(dir(wavtokenizer_hf))
+        assert not hasattr(wavtokenizer_hf, "torch")
+        for name in wavtokenizer_hf.__all__:
+            assert getattr(wavtokenizer_hf, name).__name__ == name
+        from transformers import AutoModel
+        before = AutoModel._model_mapping._extra_content.copy()
+        wavtokenizer_hf.register()
+        print(bool(before), type(AutoModel.from_pretrained(sys.argv[1])) is wavtokenizer_hf.WavTokenizerModel)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True)
+    assert done.stdout.strip() == "False True", done.stderr

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from matplotlib.image import imread
 
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.evaluation import figures, report
 from wavtokenizer_hf.evaluation.report import Facts, Player, Players, Section, Table, write_page, write_report
 from wavtokenizer_hf.evaluation.signal import signal_distances
@@ -60,7 +60,7 @@ def clip() -> dict:
         "reconstruction": (0.5 * original + 0.01 * rng.standard_normal(24010)).astype(np.float32)[None],
         "sampling_rate": SAMPLING_RATE,
         "audio_codes": rng.integers(0, 64, (1, 1, 76)),
-        "config": WavTokenizerConfig(upsampling_ratios=[8, 5, 4, 2]),
+        "spec": CodecSpec(24000, 320, (4096,)),
         "title": "A <b>clip</b> & more",
         "source": 'clip.flac through "model" <script>',
     }

@@ -62,7 +62,7 @@ def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
     Raises:
         FileNotFoundError, ValueError: As `iterate_entries`; and for a line of a manifest that cannot be read.
     """
-    return _without_problems(iterate_entries(source), source)
+    return _without_problems(iterate_entries(source))
 
 
 def iterate_entries(
@@ -105,7 +105,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
     Raises:
         FileNotFoundError, ValueError: As `iterate_manifest`; and for a line that cannot be read.
     """
-    return _without_problems(iterate_manifest(path), path)
+    return _without_problems(iterate_manifest(path))
 
 
 def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
@@ -145,11 +145,11 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
         raise ValueError(f"{path} lists no recording")
 
 
-def _without_problems(entries: Iterable[Entry], source: str | os.PathLike[str]) -> list[Entry]:
+def _without_problems(entries: Iterable[Entry]) -> list[Entry]:
     checked = []
     for entry in entries:
         if entry.problem:
-            raise ValueError(f"{os.fspath(source)}: {entry.problem}")
+            raise ValueError(f"{entry.path}: {entry.problem}")
         checked.append(entry)
     return checked
 
@@ -207,7 +207,7 @@ def _entry(columns: Mapping[str, str], folder: Path) -> Entry:
     file = _first(columns, PATH_COLUMNS)
     if not file:
         raise ValueError(
-            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS[:2])}, found {', '.join(columns)}"
+            f"no recording is named; expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(columns)}"
         )
     unknown = [name for name, text in columns.items() if _seems_to_bound(name, text.strip())]
     if unknown:

@@ -21,6 +21,11 @@ def folded(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def in_code(text: str) -> str:
+    """Text between backticks of Markdown, on one line, also in the cell of a table."""
+    return _UNSEEN.sub(" ", text).replace("`", "'").replace("|", "\\|")
+
+
 def markdown(text: str) -> str:
     """Text as Markdown that says just that, on one line, also in the cell of a table."""
     escaped = re.sub(r"([\\`*|~])", r"\\\1", html.escape(_UNSEEN.sub(" ", text), quote=False))

@@ -1,4 +1,8 @@
-"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own."""
+"""The command line: `wavtokenizer COMMAND …`. Each command has a file of its own.
+
+Importing these files imports nothing heavy, so that help, wrong use and completion come at once: what a command needs
+for its work is imported when it runs.
+"""
 
 import sys
 import warnings
@@ -7,22 +11,27 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wavtokenizer_hf import __version__
 from wavtokenizer_hf.audio.atomic import unwinding_when_terminated
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.cli.convert import EPILOG, convert
 from wavtokenizer_hf.cli.decode import decode
 from wavtokenizer_hf.cli.encode import encode
-from wavtokenizer_hf.cli.errors import say
+from wavtokenizer_hf.cli.errors import leave_quietly, say
 from wavtokenizer_hf.cli.evaluate import evaluate
 from wavtokenizer_hf.cli.export_hub import export_hub
 from wavtokenizer_hf.cli.export_tokens import export_tokens
+from wavtokenizer_hf.cli.grammar import Command, Group
 from wavtokenizer_hf.cli.info import info
 from wavtokenizer_hf.cli.reconstruct import reconstruct
 from wavtokenizer_hf.cli.status import status
 from wavtokenizer_hf.cli.tokenize_corpus import tokenize_corpus
 from wavtokenizer_hf.cli.train import train
+from wavtokenizer_hf.cli.verify import verify
 
 app = typer.Typer(
     name="wavtokenizer",
+    cls=Group,
     help="Turns recordings into WavTokenizer codes and back.",
     epilog="Exit status: 0 all went well, 1 something failed, 2 wrong use.",
     no_args_is_help=True,
@@ -34,9 +43,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import version
-
-        typer.echo(f"wavtokenizer-hf {version('wavtokenizer-hf')}")
+        typer.echo(f"wavtokenizer-hf {__version__}")
         raise typer.Exit
 
 
@@ -60,8 +67,10 @@ for _command in (
     status,
     export_tokens,
     export_hub,
+    verify,
 ):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
+app.command(epilog=EPILOG, cls=Command)(convert)
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
@@ -76,5 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     with unwinding_when_terminated(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="wavtokenizer")
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # of what printed help or a table
+                leave_quietly()
+            raise
     sys.exit(0)

@@ -1,7 +1,7 @@
 """`wavtokenizer decode`: files of codes to audio."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -12,24 +12,23 @@ from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting, say
 from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
 
-if TYPE_CHECKING:
-    from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerDecodingModel
-
 
 def decode(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN", help="Files of codes (.npz, .json), folders of them, or patterns.", show_default=False
+            metavar="IN",
+            help="Files of codes (.npz, .json), folders of them, or patterns; - for stdin.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="OUT",
-            help="The file to write, for one file of codes; a folder for several, or where the name has no suffix.",
+            help="The file to write, for one file of codes; a folder for several, or where the name has no suffix; "
+            "- for stdout.",
             show_default=False,
         ),
     ],
@@ -44,6 +43,7 @@ def decode(
     dtype: options.Precision = options.DType.float32,
     revision: options.Revision = "main",
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
     debug: options.Debug = False,
 ) -> None:
     """Decode files of codes into audio.
@@ -61,45 +61,39 @@ def decode(
             output_suffixes=WRITABLE_SUFFIXES,
             output_format=audio_format.value if audio_format else None,
             overwrite=overwrite,
+            skip_existing=skip_existing,
         )
 
-        import torch
-
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
-        from wavtokenizer_hf.streaming import decode_long
+        from wavtokenizer_hf.cli.codec import decode_options, load_codec
 
         codec = load_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
-        check_bandwidth_id(bandwidth_id, codec.config)
+        import torch
+
+        from wavtokenizer_hf.streaming import decode_long
+
+        told = decode_options(codec, bandwidth_id)
         clipped: list[Path] = []
         foreign: list[Path] = []
         unmarked: list[Path] = []
 
         def work(job: Job) -> None:
             codes = CodeFile.load(job.source)
-            for name in ("hop_length", "sampling_rate"):
-                if getattr(codes, name) != getattr(codec.config, name):
-                    raise ValueError(
-                        f"{job.source} was made with {name} {getattr(codes, name)}, and {codec.name} has "
-                        f"{getattr(codec.config, name)}: decode it with the model that made it "
-                        f"({codes.model or 'unknown'})"
-                    )
+            codec.spec.check_fits(codes.spec, str(job.source))
             if chunked:
-                decoding_model = cast("WavTokenizerDecodingModel", codec.model)
-                pieces = decode_long(decoding_model, job.source, bandwidth_id=bandwidth_id, progress=False)
+                pieces = decode_long(codec, job.source, progress=False, **told)
             else:
-                audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.model.device)  # (1, L) -> (1, 1, L)
+                audio_codes = torch.from_numpy(codes.audio_codes)[None].to(codec.device)  # (Q, L) -> (1, Q, L)
                 with torch.inference_mode():
-                    audio_values = codec.model.decode(audio_codes, bandwidth_id=bandwidth_id).audio_values
-                pieces = iter([audio_values[..., : codes.num_samples]])
+                    pieces = iter([codec.decode(audio_codes, num_samples=codes.num_samples, **told)])
             arrays = (piece[0].cpu().numpy() for piece in pieces)  # (1, 1, T) -> (1, T)
-            if write_audio_blocks(job.target, arrays, codec.config.sampling_rate):
+            if write_audio_blocks(job.target, arrays, codec.spec.sampling_rate):
                 clipped.append(job.target)
             if not codes.fingerprint or codec.fingerprint is None:
                 unmarked.append(job.source)
             elif codes.fingerprint != codec.fingerprint:
                 foreign.append(job.source)
             if len(jobs) == 1:
-                say(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz")
+                say(f"{job.target}: {codes.duration_s:.2f} s at {codes.sampling_rate} Hz", err=job.is_piped)
 
         try:
             run_jobs(jobs, work, verb="Decoding", debug=debug)

@@ -1,15 +1,18 @@
 """How an error reaches the user: as one line."""
 
 import contextlib
+import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from wavtokenizer_hf.audio.shown import folded, printable
 from wavtokenizer_hf.audio_input import RecordingWarning
+from wavtokenizer_hf.conversion.errors import UsageError
 
 # What a caller can get wrong or a machine can lack. Anything else is a mistake of ours, and its type is shown.
 _EXPECTED = (OSError, ValueError, RuntimeError, ImportError)
@@ -33,7 +36,23 @@ def report(error: BaseException, *, about: str = "", debug: bool = False) -> Non
 
 def say(text: object, err: bool = False) -> None:
     """Prints one line, in which nothing acts upon the terminal, whatever names it quotes."""
-    typer.echo(printable(str(text)), err=err)
+    with unless_nobody_reads():
+        typer.echo(printable(str(text)), err=err)
+
+
+@contextlib.contextmanager
+def unless_nobody_reads() -> Iterator[None]:
+    """Ends the process well if what reads the output inside the block has gone, as `head` does when it has enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        leave_quietly()
+
+
+def leave_quietly() -> NoReturn:
+    # What is still in the buffer would make Python complain at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 @contextlib.contextmanager
@@ -50,9 +69,21 @@ def reporting(debug: bool) -> Iterator[None]:
     except typer.BadParameter as error:
         error.message = folded(error.message)
         raise
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
     except Exception as error:
         report(error, debug=debug)
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def wrong_use(*kinds: type[Exception], debug: bool = False) -> Iterator[None]:
+    """Ends the command with status 2 and one line on an error of these kinds, which what the user named has caused."""
+    try:
+        yield
+    except kinds as error:
+        report(error, debug=debug)
+        raise typer.Exit(2) from None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import typer
 from wavtokenizer_hf.audio.manifest import find_entries
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 from wavtokenizer_hf.cli.jobs import progress_bar, refuse_existing, warn_about
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def evaluate(
     output: Annotated[
         Path,
         typer.Option(
-            "--out",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="DIR",
             help="Folder for results.json, results.md and index.html.",
             show_default=False,
@@ -115,13 +114,14 @@ def evaluate(
             raise typer.BadParameter("--frame-rate goes with --pairs; a codec has its own")
         refuse_existing([output], overwrite)
 
-        try:
+        with wrong_use(FileNotFoundError, debug=debug):
             entries = [] if are_pairs else find_entries(second)
-        except FileNotFoundError as error:
-            raise typer.BadParameter(str(error)) from None
 
+        from wavtokenizer_hf.cli.codec import decode_options, find_codec, find_device, load_codec
+
+        if not are_pairs:
+            first = find_codec(first)
         import wavtokenizer_hf
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, find_device, load_codec
         from wavtokenizer_hf.evaluation.evaluate import evaluate as run_metrics
         from wavtokenizer_hf.evaluation.page import write_evaluation_page
         from wavtokenizer_hf.evaluation.pairs import CodecPairs, FolderPairs, Pairs, SpreadPairs
@@ -131,10 +131,8 @@ def evaluate(
         from wavtokenizer_hf.evaluation.setting import describe_machine, describe_model
 
         models = {name: model for name, model in (("wer", asr), ("speaker_similarity", speaker_model)) if model}
-        try:
+        with wrong_use(ValueError, debug=debug):
             metrics, left_out = choose_metrics(_split(metric_names), models)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
         place = find_device(device)
         pairs: Pairs
         if are_pairs:
@@ -143,11 +141,9 @@ def evaluate(
             title = f"{_name(second)} against {_name(first)}"
         else:
             codec = load_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
-            check_bandwidth_id(bandwidth_id, codec.config)
-            pairs = CodecPairs(
-                codec.model, codec.feature_extractor, entries, bandwidth_id, allow_incomplete=allow_incomplete
-            )
-            described = describe_model(codec.model, codec.name, codec.fingerprint)
+            told = decode_options(codec, bandwidth_id)
+            pairs = CodecPairs(codec, entries, told, allow_incomplete=allow_incomplete)
+            described = describe_model(codec)
             title = f"{codec.name} on {_name(second)}"
         if limit is not None:
             pairs = SpreadPairs(pairs, limit)

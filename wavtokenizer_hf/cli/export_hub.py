@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from wavtokenizer_hf.checkpoints import find_model
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 
 
 def export_hub(
@@ -16,9 +15,10 @@ def export_hub(
         typer.Argument(metavar="MODEL", help="The codec: a folder or a Hub id.", show_default=False),
     ],
     directory: Annotated[
-        Path,
+        Path | None,
         typer.Argument(metavar="DIR", help="The folder to write; new, or empty.", show_default=False),
-    ],
+    ] = None,
+    output: options.Output = None,
     revision: options.Revision = "main",
     overwrite: Annotated[
         bool,
@@ -34,15 +34,15 @@ def export_hub(
     Example: wavtokenizer export-hub FOLDER my-codec
     """
     with reporting(debug):
-        from wavtokenizer_hf.cli.codec import load_codec
+        directory = Path(options.one_output(directory, output))
+        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+        model = find_codec(model)
         from wavtokenizer_hf.hub.export import export_to_hub_folder
         from wavtokenizer_hf.hub.folder import check_target
 
-        try:
+        with wrong_use(FileExistsError, debug=debug):
             check_target(directory, overwrite)
-        except FileExistsError as error:
-            raise typer.BadParameter(str(error)) from None
-        model = find_model(model)
         codec = load_codec(model, "whole", revision=revision, dtype="stored")
         card = Path(model, "README.md")
         folder = export_to_hub_folder(

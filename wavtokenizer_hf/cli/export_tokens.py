@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 from wavtokenizer_hf.cli.jobs import refuse_existing
 
 
@@ -24,14 +24,15 @@ def export_tokens(
         ),
     ],
     prefix: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="PREFIX",
             help="What the names of the files begin with: PREFIX.bin and PREFIX.idx for Megatron-LM, PREFIX.npy and "
             "PREFIX.ends.npy for NumPy; and PREFIX.json, which says what is in them.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    output: options.Output = None,
     token_format: Annotated[
         TokenFormat, typer.Option("--format", help="Whose files to write.")
     ] = TokenFormat.megatron,
@@ -48,11 +49,13 @@ def export_tokens(
     Example: wavtokenizer export-tokens codes tokens/speech --offset 32000 --begin 36096 --end 36097
     """
     with reporting(debug):
+        prefix = Path(options.one_output(prefix, output))
         from wavtokenizer_hf.corpus import export
         from wavtokenizer_hf.corpus.token_ids import TokenIds
 
         refuse_existing(export.token_files(prefix, token_format.value), overwrite)
-        exported = export.export_tokens(corpus, prefix, token_format.value, TokenIds(offset, begin, end))
+        with wrong_use(FileNotFoundError, debug=debug):
+            exported = export.export_tokens(corpus, prefix, token_format.value, TokenIds(offset, begin, end))
         for path in exported.paths:
             say(path)
         say(

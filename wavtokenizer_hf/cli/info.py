@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from wavtokenizer_hf.audio.codes import CODE_SUFFIXES, CodeFile
-from wavtokenizer_hf.checkpoints import DEFAULT, find_model
+from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, unless_nobody_reads, wrong_use
 
 
 def info(
@@ -30,9 +30,11 @@ def info(
     """
     with reporting(debug):
         is_codes = Path(subject).suffix.lower() in CODE_SUFFIXES and not Path(subject).is_dir()
-        facts = _describe_codes(subject) if is_codes else _describe_model(subject, revision)
+        with wrong_use(FileNotFoundError, debug=debug):
+            facts = _describe_codes(subject) if is_codes else _describe_model(subject, revision)
         if as_json:
-            typer.echo(json.dumps(facts, indent=2))
+            with unless_nobody_reads():
+                typer.echo(json.dumps(facts, indent=2))
             return
         width = max(map(len, facts))
         for name, value in facts.items():
@@ -48,9 +50,9 @@ def _describe_codes(path: str) -> dict[str, Any]:
         "num_samples": codes.num_samples,
         "sampling_rate_hz": codes.sampling_rate,
         "hop_length": codes.hop_length,
-        "codes_per_second": codes.frame_rate,
+        "codes_per_second": codes.frame_rate * codes.spec.num_codebooks,
         "bitrate_kbps": round(codes.bitrate_kbps, 4),
-        "codebook_size": codes.codebook_size,
+        "codebook_size": codes.spec.facts()["codebook_size"],
         "model": codes.model or None,
         "fingerprint": codes.fingerprint or None,
         "source": codes.source or None,
@@ -58,26 +60,23 @@ def _describe_codes(path: str) -> dict[str, Any]:
 
 
 def _describe_model(name: str, revision: str) -> dict[str, Any]:
-    from wavtokenizer_hf.cli.codec import load_codec
+    from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+    name = find_codec(name)
     from wavtokenizer_hf.hub.stored_weights import read_stored_weights
 
-    name = find_model(name)
     codec = load_codec(name, "stored", revision=revision)
     stored = read_stored_weights(name, revision)
-    config = codec.config
+    facts = codec.spec.facts()
     return {
         "class": type(codec.model).__name__,
-        "sampling_rate_hz": config.sampling_rate,
-        "hop_length": config.hop_length,
-        "codes_per_second": config.frame_rate,
-        "codebook_size": config.codebook_size,
-        "bitrate_kbps": round(config.bitrate_kbps, 4),
+        **{fact: facts[fact] for fact in ("sampling_rate_hz", "hop_length", "codes_per_second", "codebook_size")},
+        "bitrate_kbps": facts["bitrate_kbps"],
         "parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
         "fingerprint": codec.fingerprint,
         "dtype": stored.dtype,
-        "layout": stored.layout,
-        "fused": stored.is_fused,
-        "auto_map": getattr(config, "auto_map", None),
+        **codec.describe_keys(stored.keys),
+        "auto_map": getattr(codec.config, "auto_map", None),
     }
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,9 +30,10 @@ Model = Annotated[
         "--model",
         "-m",
         envvar=MODEL_VARIABLE,
-        metavar="FOLDER|HUB_ID",
-        help="The codec: a folder that holds config.json and weights, an id on the Hugging Face Hub, or the small "
-        f"{DEFAULT} of this package, which is for trying things out.",
+        metavar="FOLDER|HUB_ID|NAME",
+        help="The codec: a folder that holds config.json and weights, an id on the Hugging Face Hub, the name of a "
+        "released checkpoint, which is downloaded and converted the first time (convert --help names them), or the "
+        f"small {DEFAULT} of this package, which is for trying things out.",
     ),
 ]
 Revision = Annotated[
@@ -73,7 +75,25 @@ AllowIncomplete = Annotated[
         "errors.",
     ),
 ]
+# One place to write to has the same names in all commands, and most take it in its place among the arguments, too.
+OUTPUT_NAMES = ("--output", "--out", "-o")
+Output = Annotated[
+    str | None,
+    typer.Option(*OUTPUT_NAMES, metavar="OUT", help="Where to write, if not said as an argument.", show_default=False),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write over outputs that exist. Without it they are refused.")
 ]
+SkipExisting = Annotated[
+    bool,
+    typer.Option("--skip-existing", help="Leave out what has its output, to go on where the command was interrupted."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def one_output(argument: str | Path | None, option: str | None) -> str:
+    """Where to write, which is said as an argument or as `-o`."""
+    places = [place for place in (argument, option) if place is not None]
+    if len(places) != 1:
+        raise typer.BadParameter("say where to write, as an argument or with -o" + (", not both" if places else ""))
+    return str(places[0])

@@ -9,24 +9,28 @@ from wavtokenizer_hf.audio.files import AUDIO_SUFFIXES, WRITABLE_SUFFIXES, write
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
 from wavtokenizer_hf.cli.errors import reporting, say
-from wavtokenizer_hf.cli.jobs import Job, plan_jobs, refuse_existing, run_jobs, warn_about
+from wavtokenizer_hf.cli.jobs import Job, plan_jobs, run_jobs, warn_about
 
 
 def reconstruct(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="IN", help="A recording (WAV, FLAC, OGG, MP3), a folder of them, or a pattern.", show_default=False
-        ),
-    ],
-    output: Annotated[
-        str,
-        typer.Argument(
-            metavar="OUT",
-            help="The file to write, for one recording; a folder for several, or where the name has no suffix.",
+            metavar="IN",
+            help="A recording (WAV, FLAC, OGG, MP3), a folder of them, or a pattern; - for stdin.",
             show_default=False,
         ),
     ],
+    out: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write, for one recording; a folder for several, or where the name has no suffix; - for "
+            "stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    output: options.Output = None,
     model: options.Model = DEFAULT,
     report: Annotated[
         Path | None,
@@ -44,6 +48,7 @@ def reconstruct(
     revision: options.Revision = "main",
     allow_incomplete: options.AllowIncomplete = False,
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
     debug: options.Debug = False,
 ) -> None:
     """Encode and decode recordings, to hear what the codec keeps.
@@ -55,23 +60,21 @@ def reconstruct(
     with reporting(debug):
         jobs = plan_jobs(
             [source],
-            output,
+            options.one_output(out, output),
             input_suffixes=AUDIO_SUFFIXES,
             output_suffixes=WRITABLE_SUFFIXES,
             output_format=audio_format.value if audio_format else None,
             overwrite=overwrite,
+            skip_existing=skip_existing,
+            report=report,
         )
-        pages: dict[Path, Path] = {}
-        if report:
-            pages = {job.target: _page_folder(report, job, output, len(jobs)) for job in jobs}
-            refuse_existing(list(pages.values()), overwrite)
 
-        import torch
-
-        from wavtokenizer_hf.cli.codec import check_bandwidth_id, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, load_codec
 
         codec = load_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
-        check_bandwidth_id(bandwidth_id, codec.config)
+        import torch
+
+        told = decode_options(codec, bandwidth_id)
         clipped: list[Path] = []
 
         def work(job: Job) -> None:
@@ -79,35 +82,31 @@ def reconstruct(
                 job.source, resample=True, allow_incomplete=allow_incomplete, return_tensors="pt"
             )["input_values"]
             with torch.inference_mode():
-                result = codec.model(clip.to(codec.model.device), bandwidth_id=bandwidth_id)
-            samples = result.audio_values[0, 0].cpu().numpy()
-            if write_audio(job.target, samples, codec.config.sampling_rate):
+                codes = codec.encode(clip.to(codec.device))
+                audio_values = codec.decode(codes.audio_codes, codes.mask, clip.shape[-1], **told)
+            samples, audio_codes = audio_values[0, 0].cpu().numpy(), codes.of_clip(0).cpu().numpy()
+            if write_audio(job.target, samples, codec.spec.sampling_rate):
                 clipped.append(job.target)
             if len(jobs) == 1:
-                duration_s = len(samples) / codec.config.sampling_rate
-                say(f"{job.target}: {duration_s:.2f} s from {result.audio_codes.shape[-1]} codes")
-            if pages:
+                duration_s = len(samples) / codec.spec.sampling_rate
+                say(f"{job.target}: {duration_s:.2f} s from {audio_codes.size} codes", err=job.is_piped)
+            if job.page:
                 from wavtokenizer_hf.evaluation.report import write_report
 
                 page = write_report(
-                    pages[job.target],
+                    job.page,
                     original=clip[0, 0].numpy(),
                     reconstruction=samples,
-                    sampling_rate=codec.config.sampling_rate,
-                    audio_codes=result.audio_codes[0].cpu().numpy(),
-                    config=codec.config,
+                    sampling_rate=codec.spec.sampling_rate,
+                    audio_codes=audio_codes,
+                    spec=codec.spec,
                     title=job.source.name,
                     source=f"{job.source.name} with {codec.name}",
                 )
                 if len(jobs) == 1:
-                    say(f"{page}: the comparison")
+                    say(f"{page}: the comparison", err=job.is_piped)
 
         try:
             run_jobs(jobs, work, verb="Reconstructing", debug=debug)
         finally:
             warn_about(clipped, "went beyond full scale and was clipped")
-
-
-def _page_folder(report: Path, job: Job, output: str, num_jobs: int) -> Path:
-    """The folder of a job's page: `report` itself for one recording, else one that lies like the result."""
-    return report if num_jobs == 1 else report / job.target.relative_to(output).with_suffix("")

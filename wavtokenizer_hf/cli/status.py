@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, unless_nobody_reads, wrong_use
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ def status(
     with reporting(debug):
         from wavtokenizer_hf.corpus.status import read_status
 
-        read = read_status(out, verify)
+        with wrong_use(FileNotFoundError, debug=debug):
+            read = read_status(out, verify)
         if as_json:
-            typer.echo(json.dumps(read.as_json(), indent=2))
+            with unless_nobody_reads():
+                typer.echo(json.dumps(read.as_json(), indent=2))
         else:
             _print(read)
         if read.damaged:

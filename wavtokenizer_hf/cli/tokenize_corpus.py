@@ -8,7 +8,7 @@ import typer
 
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 from wavtokenizer_hf.cli.jobs import describe_counts
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ def tokenize_corpus(
         ),
     ],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="OUT",
             help="Folder for the codes: a new one, or that of the same command, to go on.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    output: options.Output = None,
     model: options.Model = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Precision = options.DType.float32,
@@ -107,42 +108,44 @@ def tokenize_corpus(
     Example: wavtokenizer tokenize-corpus recordings codes
     """
     with reporting(debug):
+        out = Path(options.one_output(out, output))
         # oneDNN keeps what it made for the last 1024 shapes, which clips of all lengths turn into gigabytes. It looks
         # when it computes for the first time in a process.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         if actors and not is_on_ray:
             raise typer.BadParameter("--actors goes with --ray")
 
+        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+
+        model = find_codec(model)
         from wavtokenizer_hf.corpus.source import find_source
 
-        try:
+        with wrong_use(ValueError, debug=debug):
             recordings = find_source(source, config=config, split=split, revision=data_revision)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
 
-        from wavtokenizer_hf.cli.codec import load_codec
         from wavtokenizer_hf.corpus import run
         from wavtokenizer_hf.corpus.cluster import RayRunner
         from wavtokenizer_hf.corpus.launch import joined_processes
-        from wavtokenizer_hf.corpus.plan import CodecInfo, Settings
+        from wavtokenizer_hf.corpus.plan import Settings
         from wavtokenizer_hf.corpus.worker import Means
 
         with joined_processes() as processes:
             place = "cpu" if is_on_ray else device
             codec = load_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
             try:
-                statistics = run.tokenize_corpus(
-                    recordings,
-                    out,
-                    codec.model,
-                    codec.feature_extractor,
-                    CodecInfo.of(codec.config, name=codec.name, fingerprint=codec.fingerprint or ""),
-                    settings=Settings(dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete),
-                    means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
-                    processes=processes,
-                    runner=RayRunner(actors) if is_on_ray else run.run_here,
-                    shows_progress=True,
-                )
+                with wrong_use(FileNotFoundError, FileExistsError, debug=debug):
+                    statistics = run.tokenize_corpus(
+                        recordings,
+                        out,
+                        codec,
+                        settings=Settings(
+                            dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete
+                        ),
+                        means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
+                        processes=processes,
+                        runner=RayRunner(actors) if is_on_ray else run.run_here,
+                        shows_progress=True,
+                    )
             except KeyboardInterrupt:
                 say("interrupted: the same command goes on where this one ended", err=True)
                 raise

@@ -8,7 +8,7 @@ import typer
 
 from wavtokenizer_hf.audio.shown import printable
 from wavtokenizer_hf.cli import options
-from wavtokenizer_hf.cli.errors import reporting, say
+from wavtokenizer_hf.cli.errors import reporting, say, wrong_use
 
 
 class _PrintableLines(logging.Formatter):
@@ -46,8 +46,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            "-o",
+            *options.OUTPUT_NAMES,
             metavar="DIR",
             help="The run's folder: its log, checkpoints, best model and report.",
             show_default="runs/RECIPE",
@@ -82,7 +81,8 @@ def train(
         from wavtokenizer_hf.training.config import load_config
 
         further = ["data.allow_incomplete=true"] if allow_incomplete else []
-        config = load_config(recipe, [*(changes or []), *further])
+        with wrong_use(ValueError, FileNotFoundError, debug=debug):
+            config = load_config(recipe, [*(changes or []), *further])
         run = out or Path("runs", Path(recipe).stem)
 
         handler = logging.StreamHandler()
@@ -91,11 +91,17 @@ def train(
         for noisy in ("accelerate", "transformers", "httpx"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
+        from huggingface_hub.errors import StrictDataclassError
         from transformers.utils.logging import disable_progress_bar
 
+        import wavtokenizer_hf
         from wavtokenizer_hf.training.trainer import Trainer
 
-        trainer = Trainer(config, run, is_resuming=resume)
+        wavtokenizer_hf.register()
+        # What does not fit when a run begins was said here; when it goes on, the run's files may be damaged.
+        kinds = () if resume else (ValueError, StrictDataclassError)
+        with wrong_use(FileNotFoundError, FileExistsError, *kinds, debug=debug):
+            trainer = Trainer(config, run, is_resuming=resume)
         disable_progress_bar()  # there would be one for each checkpoint
         progress = trainer.train(None if stop_after is None else 60 * stop_after)
         if trainer.accelerator.is_main_process:

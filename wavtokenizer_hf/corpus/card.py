@@ -33,7 +33,7 @@ def write_card(plan: Plan, statistics: Statistics | None = None) -> None:
         plan=plan,
         statistics=statistics,
         use=codebook_use(torch.from_numpy(statistics.counts)) if statistics and statistics.num_codes else None,
-        bits=math.log2(plan.codec.codebook_size),
+        bits=math.log2(plan.codec.num_entries),
         errors=sorted(statistics.num_errors.items()) if statistics else [],
     )
     with replacing(plan.folder / CARD) as unfinished:

@@ -1,6 +1,5 @@
 """The same worker on a Ray cluster: actors that hold the model, and are replaced where one is lost."""
 
-import copy
 import dataclasses
 import importlib
 import logging
@@ -14,7 +13,6 @@ from wavtokenizer_hf.corpus.log import RunLog
 from wavtokenizer_hf.corpus.progress import Progress
 from wavtokenizer_hf.corpus.run import Job
 from wavtokenizer_hf.corpus.shards import read_record, write_shard
-from wavtokenizer_hf.corpus.worker import fused_encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +65,14 @@ class ShardActor:
     """Holds a model, and makes one shard after the other.
 
     Args:
-        job: Reference to a `Job` whose model is on the CPU.
+        job: Reference to a `Job` whose codec is on the CPU.
         has_gpu: Whether to move it to the GPU that the actor was given.
     """
 
     def __init__(self, job: Any, has_gpu: bool):
         ray = _import_ray()
         self._job: Job = ray.get(job)
-        self._job.model.to("cuda" if has_gpu else "cpu")
+        self._job.codec.model.to("cuda" if has_gpu else "cpu")
         self._worker = self._job.worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +89,8 @@ class ShardActor:
 
 
 def _portable(job: Job) -> Job:
-    """The job with a model that can travel: a copy on the CPU, without weight norm, which cannot be pickled."""
-    return dataclasses.replace(job, model=copy.deepcopy(fused_encoder(job.model)).cpu())
+    """The job with a codec that can travel."""
+    return dataclasses.replace(job, codec=job.codec.portable())
 
 
 def _default_actors(resources: dict[str, float], num_workers: int) -> int:

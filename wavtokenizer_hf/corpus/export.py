@@ -47,7 +47,7 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
         ValueError: If it is not finished or damaged, or the ids do not go together; nothing is written then.
     """
     plan = load_plan(corpus)
-    token_ids.check(plan.codec.codebook_size)
+    token_ids.check(plan.codec.num_entries)
     statistics = sum_up(plan, read_records(plan))
     if not statistics.is_complete:
         raise ValueError(
@@ -55,7 +55,7 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
             "tokenize-corpus to its end first"
         )
     num_tokens = statistics.num_codes + token_ids.num_added * statistics.num_clips
-    greatest_id = token_ids.greatest(plan.codec.codebook_size)
+    greatest_id = token_ids.greatest(plan.codec.num_entries)
     documents = _Counted(_documents(plan, token_ids), statistics.num_clips, num_tokens)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     paths = token_files(prefix, token_format)
@@ -67,7 +67,7 @@ def export_tokens(corpus: Path, prefix: Path, token_format: TokenFormat, token_i
         "format": token_format,
         "dtype": dtype.name,
         **dataclasses.asdict(token_ids),
-        "codebook_size": plan.codec.codebook_size,
+        "codebook_size": plan.codec.num_entries,
         "num_documents": statistics.num_clips,
         "num_tokens": num_tokens,
         "fingerprint": plan.codec.fingerprint,

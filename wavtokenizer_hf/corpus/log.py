@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wavtokenizer_hf.corpus.plan import LOG, CodecInfo
+from wavtokenizer_hf.codecs.spec import CodecSpec
+from wavtokenizer_hf.corpus.plan import LOG
 from wavtokenizer_hf.corpus.shards import ShardRecord
 
 
@@ -34,7 +35,7 @@ class RunLog:
         entry = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **content}
         self._append(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def shard(self, record: ShardRecord, codec: CodecInfo, *, wall_s: float, **where: Any) -> None:
+    def shard(self, record: ShardRecord, codec: CodecSpec, *, wall_s: float, **where: Any) -> None:
         """A finished shard and the clips of it that failed.
 
         Args:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.audio_input import versions
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.source import Source
 
@@ -93,26 +93,6 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecInfo:
-    """The model that makes the codes.
-
-    Args:
-        name: For people.
-        fingerprint: Of its checkpoint; see `configuration_wavtokenizer.fingerprint`.
-    """
-
-    name: str
-    fingerprint: str
-    sampling_rate: int
-    hop_length: int
-    codebook_size: int
-
-    @classmethod
-    def of(cls, config: WavTokenizerConfig, *, name: str, fingerprint: str) -> "CodecInfo":
-        return cls(name, fingerprint, config.sampling_rate, config.hop_length, config.codebook_size)
-
-
-@dataclasses.dataclass(frozen=True)
 class Shard:
     """Clips whose codes are written together."""
 
@@ -137,7 +117,7 @@ class Plan:
     digest: str
     inputs: str
     source: str
-    codec: CodecInfo
+    codec: CodecSpec
     settings: Settings
     columns: dict[str, str]
     num_clips: int
@@ -160,7 +140,7 @@ class Plan:
 def make_plan(
     folder: Path,
     source: Source,
-    codec: CodecInfo,
+    codec: CodecSpec,
     settings: Settings,
     on_listed: Callable[[int], None] = lambda num_clips: None,
 ) -> Plan:
@@ -246,7 +226,7 @@ def load_plan(folder: Path) -> Plan:
         for later in ("passed_over", "reading"):
             content.setdefault(later, {})
         values = {field.name: content[field.name] for field in dataclasses.fields(Plan) if field.name != "folder"}
-        values |= {"codec": CodecInfo(**values["codec"]), "settings": Settings(**values["settings"])}
+        values |= {"codec": CodecSpec.from_stored(values["codec"]), "settings": Settings(**values["settings"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the manifest of a corpus that this package can read: {error}") from error
     return Plan(folder, **values)
@@ -324,6 +304,7 @@ def _digest(content: Any) -> str:
 
 def _write_manifest(plan: Plan) -> None:
     values = {name: value for name, value in dataclasses.asdict(plan).items() if name != "folder"}
+    values["codec"] = plan.codec.to_stored()
     text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **values}, indent=2, ensure_ascii=False)
     with replacing(plan.folder / MANIFEST) as unfinished:
         unfinished.write_text(text + os.linesep, encoding="utf-8")
@@ -366,5 +347,5 @@ def _first_change(before: Iterable[PlannedClip], now: Iterable[PlannedClip]) -> 
     return ""
 
 
-def _model(codec: CodecInfo) -> str:
+def _model(codec: CodecSpec) -> str:
     return f"{codec.name} ({codec.fingerprint[:12]})"

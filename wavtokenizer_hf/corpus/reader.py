@@ -7,13 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from wavtokenizer_hf.audio_input import SILENT_PEAK, Recording, open_audio
 from wavtokenizer_hf.corpus.clip import PlannedClip, as_plain_text
 from wavtokenizer_hf.corpus.source import Source
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 
 # A part may end so much behind its recording: lists are rounded.
 _MISSING_S = 0.1
@@ -81,7 +81,7 @@ class ClipReader:
     def __init__(
         self,
         source: Source,
-        feature_extractor: WavTokenizerFeatureExtractor,
+        feature_extractor: Any,
         *,
         long_samples: float = math.inf,
         max_hours: float = math.inf,

@@ -6,12 +6,12 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
+from wavtokenizer_hf.codecs.codec import Codec
 from wavtokenizer_hf.corpus.card import write_card
 from wavtokenizer_hf.corpus.launch import Processes
 from wavtokenizer_hf.corpus.lock import only_run_in
 from wavtokenizer_hf.corpus.log import RunLog
-from wavtokenizer_hf.corpus.plan import CodecInfo, Plan, Settings, find_plan, make_plan
+from wavtokenizer_hf.corpus.plan import Plan, Settings, find_plan, make_plan
 from wavtokenizer_hf.corpus.progress import Progress, checking, listing
 from wavtokenizer_hf.corpus.shards import (
     HOW_TO_GO_ON,
@@ -26,8 +26,6 @@ from wavtokenizer_hf.corpus.shards import (
 from wavtokenizer_hf.corpus.source import Source
 from wavtokenizer_hf.corpus.statistics import Statistics, sum_up, write_statistics
 from wavtokenizer_hf.corpus.worker import Means, OnClips, Worker
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +34,12 @@ class Job:
 
     plan: Plan
     source: Source
-    model: WavTokenizerPreTrainedModel
-    feature_extractor: WavTokenizerFeatureExtractor
+    codec: Codec
     means: Means
 
     def worker(self, on_clips: OnClips | None = None, forks: bool = False) -> Worker:
         return Worker(
-            self.model,
-            self.feature_extractor,
+            self.codec,
             self.source,
             self.plan.settings,
             self.means,
@@ -78,9 +74,7 @@ def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
 def tokenize_corpus(
     source: Source,
     folder: Path,
-    model: WavTokenizerPreTrainedModel,
-    feature_extractor: WavTokenizerFeatureExtractor,
-    codec: CodecInfo,
+    codec: Codec,
     *,
     settings: Settings | None = None,
     means: Means | None = None,
@@ -92,8 +86,7 @@ def tokenize_corpus(
 
     Args:
         folder: New, empty, or that of an earlier call with the same recordings, model and settings.
-        model: The whole one or the encoder, in eval mode, on its device; it stays as it is.
-        codec: Says which model it is.
+        codec: With its name and fingerprint, in eval mode, on its device; it stays as it is.
         means: How the work is done; it may differ from call to call.
         processes: Those that call this together with the same arguments; see `launch`.
         runner: Where shards are made.
@@ -104,11 +97,9 @@ def tokenize_corpus(
     Raises:
         FileExistsError: If the folder holds another corpus, or anything else.
         FileNotFoundError, ValueError: If the source cannot be listed, or is gone in the middle.
-        ValueError: If the feature extractor is another codec's.
         RuntimeError: If another run is at work in the folder.
         OSError: If a shard cannot be written. Shards that are finished stay, and a further call goes on.
     """
-    check_same_codec(feature_extractor, model.config)
     processes = processes or Processes()
     means = means or Means()
     folder = folder.absolute()
@@ -117,7 +108,7 @@ def tokenize_corpus(
         find_plan(folder)  # which refuses a folder of something else before anything is written there
         held.enter_context(only_run_in(folder))
         with listing(is_shown=shows_progress) as on_listed:
-            plan = make_plan(folder, source, codec, settings or Settings(), on_listed)
+            plan = make_plan(folder, source, codec.spec, settings or Settings(), on_listed)
         remove_unfinished(plan)
         before = Statistics(plan)
         pending, damage = [], {}
@@ -143,7 +134,7 @@ def tokenize_corpus(
             "start",
             plan=plan.digest,
             num_shards=len(own),
-            device=str(model.device),
+            device=str(codec.device),
             process=processes.index,
             num_processes=processes.number,
             means=dataclasses.asdict(means),
@@ -156,7 +147,7 @@ def tokenize_corpus(
                 progress.say(f"shard {index} was damaged and is made again: {reason}")
             if processes.is_main and processes.number > 1:
                 progress.watch(sorted(set(pending) - set(own)))
-            runner(Job(plan, source, model, feature_extractor, means), own, log, progress)
+            runner(Job(plan, source, codec, means), own, log, progress)
             processes.wait()
         if not processes.is_main:
             return sum_up(plan, read_records(plan))

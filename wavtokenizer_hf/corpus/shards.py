@@ -71,7 +71,7 @@ def shard_path(plan: Plan, index: int) -> Path:
 
 
 def schema(plan: Plan) -> pa.Schema:
-    code_type = pa.uint16() if plan.codec.codebook_size <= 1 << 16 else pa.uint32()
+    code_type = pa.uint16() if plan.codec.num_entries <= 1 << 16 else pa.uint32()
     own = [
         ("id", pa.string()),
         ("codes", pa.list_(code_type)),
@@ -96,7 +96,7 @@ def write_shard(plan: Plan, result: ShardResult) -> ShardRecord:
         num_clips=len(encoded),
         num_samples=sum(outcome.num_samples for _, outcome in encoded),
         num_codes=len(codes),
-        counts=np.bincount(codes, minlength=plan.codec.codebook_size),
+        counts=np.bincount(codes, minlength=plan.codec.num_entries),
         errors=[
             (clip.id, clip.source, outcome.kind, outcome.reason)
             for clip, outcome in pairs
@@ -158,7 +158,7 @@ def read_batches(plan: Plan, record: ShardRecord) -> Iterator[pa.RecordBatch]:
         DamagedShardError: If the file or a page of it has another checksum, before any of it is given; or, at the end,
             if what was read sums up to something else than the record.
     """
-    num_clips, num_samples, counts = 0, 0, np.zeros(plan.codec.codebook_size, np.int64)
+    num_clips, num_samples, counts = 0, 0, np.zeros(plan.codec.num_entries, np.int64)
     content = shard_path(plan, record.index).read_bytes()
     try:
         pages = memoryview(content)[: _footer_start(content)]

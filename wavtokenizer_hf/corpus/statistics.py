@@ -39,7 +39,7 @@ class Statistics:
     counts: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros(self.plan.codec.codebook_size, np.int64)
+        self.counts = np.zeros(self.plan.codec.num_entries, np.int64)
 
     def add(self, record: ShardRecord) -> None:
         self.num_shards += 1

@@ -20,7 +20,7 @@ class TokenIds:
     """How codes become ids of a language model's vocabulary.
 
     Args:
-        offset: Id of code 0; code c has `offset + c`.
+        offset: Id of code 0; code c has `offset + c`, and the codes of a further codebook follow.
         begin: Id in front of each clip; `None` puts none there.
         end: Id after each clip; `None` puts none there.
     """
@@ -29,14 +29,14 @@ class TokenIds:
     begin: int | None = None
     end: int | None = None
 
-    def check(self, codebook_size: int) -> None:
+    def check(self, num_entries: int) -> None:
         """Refuses ids that could not be told apart or stored.
 
         Raises:
             ValueError: If an id is negative or has more than 31 bits, or `begin` or `end` is that of a code.
         """
-        last = self.offset + codebook_size - 1
-        if min((self.offset, *self._added)) < 0 or self.greatest(codebook_size) >= _LIMIT:
+        last = self.offset + num_entries - 1
+        if min((self.offset, *self._added)) < 0 or self.greatest(num_entries) >= _LIMIT:
             raise ValueError(
                 f"token ids must lie from 0 to {_LIMIT - 1}, got {self.offset} to {last} for codes"
                 + "".join(f" and {added}" for added in self._added)
@@ -45,8 +45,8 @@ class TokenIds:
             if self.offset <= added <= last:
                 raise ValueError(f"{added} cannot begin or end a clip: codes have the ids {self.offset} to {last}")
 
-    def greatest(self, codebook_size: int) -> int:
-        return max((self.offset + codebook_size - 1, *self._added))
+    def greatest(self, num_entries: int) -> int:
+        return max((self.offset + num_entries - 1, *self._added))
 
     @property
     def num_added(self) -> int:

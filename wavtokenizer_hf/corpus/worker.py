@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import copy
 import dataclasses
 import itertools
 import math
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wavtokenizer_hf.codecs.codec import Codec
 from wavtokenizer_hf.corpus.batches import BATCHES_IN_WINDOW, batches, windows
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.long_clips import BLOCK_S, encode_long_clip
@@ -23,11 +23,6 @@ from wavtokenizer_hf.corpus.plan import Settings, Shard
 from wavtokenizer_hf.corpus.prefetch import Prefetcher
 from wavtokenizer_hf.corpus.reader import ClipReader, Failure, LongClip, Outcome, ReadClip
 from wavtokenizer_hf.corpus.source import Source
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
-
-# Encoding holds about so many values at once for each sample and filter of the first layer.
-_VALUES_PER_SAMPLE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Means:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedClip:
-    """Codes (L,) of a clip of so many samples at the codec's rate."""
+    """Codes (L * Q,) of a clip of so many samples at the codec's rate, flattened as `CodecSpec.flatten` does it."""
 
     codes: np.ndarray
     num_samples: int
@@ -70,8 +65,7 @@ class Worker:
     """A model that encodes shards.
 
     Args:
-        model: The whole one or the encoder, in eval mode, on its device. It stays as it is: what encodes is a fused
-            copy of its encoder, whose codes are the same.
+        codec: In eval mode, on its device. It stays as it is: what encodes is `codec.for_encoding()`.
         on_clips: Is told of each batch: clips, samples at the codec's rate, and failures.
         forks: Whether the first processes that read are copies of this one, as torch's own data loader has them on
             Linux, instead of importing everything anew, which takes seconds. Not for a process of many threads.
@@ -79,8 +73,7 @@ class Worker:
 
     def __init__(
         self,
-        model: WavTokenizerPreTrainedModel,
-        feature_extractor: WavTokenizerFeatureExtractor,
+        codec: Codec,
         source: Source,
         settings: Settings,
         means: Means,
@@ -88,20 +81,20 @@ class Worker:
         on_clips: OnClips | None = None,
         forks: bool = False,
     ):
-        self._model = fused_encoder(model)
+        self._codec = codec.for_encoding()
         # On a CPU every batch has one thread, and there are as many batches as threads: the threads of one operation
         # wait for each other at its end, by spinning, which takes a core from whoever reads.
-        self._num_at_once = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._num_at_once = torch.get_num_threads() if codec.device.type == "cpu" else 1
         self._threads = ThreadPoolExecutor(self._num_at_once, "encode")
         self._long_readers = threading.local()
         self._is_closed = False
-        self._batch_samples = batch_samples(model, means.memory_gb)
+        self._batch_samples = batch_samples(codec, means.memory_gb)
         self._on_clips = on_clips
         self._reader = ClipReader(
             source,
-            feature_extractor,
+            codec.feature_extractor,
             # A level that is to be brought to a peak must be known as a whole.
-            long_samples=self._batch_samples if feature_extractor.peak_db is None else math.inf,
+            long_samples=self._batch_samples if codec.prepares_blocks else math.inf,
             max_hours=settings.max_hours,
             keep_silent=settings.keep_silent,
             allow_incomplete=settings.allow_incomplete,
@@ -175,7 +168,7 @@ class Worker:
     def _encode_batch(self, clips: Sequence[np.ndarray]) -> list[EncodedClip | Failure]:
         """Codes of each clip; where memory is short, of one half and then the other."""
         try:
-            return list[EncodedClip | Failure](encode_together(self._model, clips))
+            return list[EncodedClip | Failure](encode_together(self._codec, clips))
         except (torch.OutOfMemoryError, MemoryError):
             if len(clips) == 1:
                 return [Failure("out of memory", "there was not enough memory to encode it")]
@@ -188,19 +181,13 @@ class Worker:
             self._long_readers.prefetcher = self._new_prefetcher()
         blocks = self._long_readers.prefetcher.read_blocks(clip, BLOCK_S)
         until_closed = itertools.takewhile(lambda _: not self._is_closed, blocks)
-        encoded = encode_long_clip(self._model, self._reader, clip, found, until_closed)
+        encoded = encode_long_clip(self._codec, self._reader, clip, found, until_closed)
         return [encoded if isinstance(encoded, Failure) else EncodedClip(*encoded)]
 
     def _tell(self, results: list[EncodedClip | Failure]) -> None:
         num_samples = sum(result.num_samples for result in results if isinstance(result, EncodedClip))
         if self._on_clips:
             self._on_clips(len(results), num_samples, sum(isinstance(result, Failure) for result in results))
-
-
-def fused_encoder(model: WavTokenizerPreTrainedModel) -> WavTokenizerPreTrainedModel:
-    """The encoder of a model, as a copy whose weight norm is merged away; or the model itself if it is fused."""
-    encoder: Any = model.base_model
-    return model if model.is_fused else copy.deepcopy(encoder).fuse()
 
 
 @contextlib.contextmanager
@@ -217,7 +204,7 @@ def _threads_of_operations(number: int | None) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def encode_together(model: Any, clips: Sequence[np.ndarray]) -> list[EncodedClip]:
+def encode_together(codec: Codec, clips: Sequence[np.ndarray]) -> list[EncodedClip]:
     """Encodes clips (T,) as one padded batch, in which each gets the codes that it gets alone."""
     lengths = torch.tensor([len(clip) for clip in clips])
     longest = int(lengths.max())
@@ -225,17 +212,14 @@ def encode_together(model: Any, clips: Sequence[np.ndarray]) -> list[EncodedClip
     for row, clip in zip(input_values, clips, strict=True):
         row[0, : len(clip)] = torch.from_numpy(clip)
     is_padded = bool((lengths < longest).any())
-    padding_mask = (torch.arange(longest) < lengths[:, None]).to(model.device) if is_padded else None
-    audio_codes = model.encode(input_values.to(model.device), padding_mask).audio_codes[:, 0].cpu().numpy()  # (B, L)
-    return [
-        EncodedClip(codes[: model.num_codes(len(clip))].copy(), len(clip))
-        for codes, clip in zip(audio_codes, clips, strict=True)
-    ]
+    padding_mask = (torch.arange(longest) < lengths[:, None]).to(codec.device) if is_padded else None
+    codes, flatten = codec.encode(input_values.to(codec.device), padding_mask), codec.spec.flatten
+    return [EncodedClip(flatten(codes.of_clip(row).cpu().numpy()).copy(), len(clip)) for row, clip in enumerate(clips)]
 
 
-def batch_samples(model: WavTokenizerPreTrainedModel, memory_gb: float | None) -> int:
+def batch_samples(codec: Codec, memory_gb: float | None) -> int:
     """Samples that a batch may hold, padding included, so that encoding it takes about `memory_gb` at most."""
     if memory_gb is None:
-        memory_gb = 0.5 if model.device.type == "cpu" else 4.0
-    num_bytes = _VALUES_PER_SAMPLE * model.config.num_filters * model.dtype.itemsize
+        memory_gb = 0.5 if codec.device.type == "cpu" else 4.0
+    num_bytes = codec.values_per_sample * codec.model.dtype.itemsize
     return max(1, int(memory_gb * 1e9 / num_bytes))

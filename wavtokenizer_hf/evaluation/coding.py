@@ -1,6 +1,5 @@
 """What the codes say without listening: how much of the codebook is used, and what the codes cost."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +32,7 @@ class _CodebookMetric(Metric):
     def _use(scores: Sequence[Coding]) -> CodebookUse:
         """Of the codes of all clips together."""
         codes = torch.cat([coding.audio_codes.flatten().cpu() for coding in scores])
-        return codebook_use(torch.bincount(codes, minlength=scores[0].codebook_size))
+        return codebook_use(torch.bincount(codes, minlength=scores[0].spec.num_entries))
 
 
 class CodebookUsage(_CodebookMetric):
@@ -93,4 +92,5 @@ class Bitrate(_Rate):
 
     def score(self, pair: Pair) -> np.ndarray:
         coding = coding_of(pair)
-        return np.array([coding.audio_codes.numel() * math.log2(coding.codebook_size) / 1000, pair.duration_s])
+        num_frames = coding.audio_codes.numel() / coding.spec.num_codebooks
+        return np.array([num_frames * coding.spec.bits_per_frame / 1000, pair.duration_s])

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from wavtokenizer_hf.audio_preparation import prepare
+from wavtokenizer_hf.codecs.spec import CodecSpec
 
 T = TypeVar("T")
 
@@ -16,13 +17,14 @@ class Coding:
     """How a codec came from the one to the other.
 
     Args:
-        audio_codes: (L,)
+        audio_codes: (L * Q,), flattened as `CodecSpec.flatten` does it.
+        spec: Of the codec.
         encode_s: Time that encoding took, in seconds, for this clip alone.
         decode_s: The same for decoding.
     """
 
     audio_codes: torch.Tensor
-    codebook_size: int
+    spec: CodecSpec
     encode_s: float
     decode_s: float
 
@@ -76,6 +78,4 @@ class Pair:
 
 def _resample(clip: torch.Tensor, sampling_rate: int, target_rate: int) -> torch.Tensor:
     """(T,) at one rate to (T',) at another, with the codec's own resampler."""
-    extractor = WavTokenizerFeatureExtractor(sampling_rate=target_rate)
-    batch = extractor(clip, sampling_rate=sampling_rate, resample=True, return_tensors="pt")
-    return batch["input_values"][0, 0]
+    return torch.from_numpy(prepare(clip, sampling_rate, target_rate))

@@ -5,17 +5,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from wavtokenizer_hf.audio.files import find_files
 from wavtokenizer_hf.audio.manifest import Entry, find_entries
 from wavtokenizer_hf.audio_input import read_audio
-from wavtokenizer_hf.configuration_wavtokenizer import check_same_codec
+from wavtokenizer_hf.audio_preparation import prepare
+from wavtokenizer_hf.codecs.codec import Codec
 from wavtokenizer_hf.evaluation.pair import Coding, Pair
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
 
 TRANSCRIPT_COLUMNS = ("text", "transcript")
 
@@ -71,37 +71,32 @@ class CodecPairs:
     The reference is the recording as the codec gets it: mono and at its rate.
 
     Args:
-        bandwidth_id: Row of the decoder's adaptive norms; `None` is the model's own.
+        codec: In eval mode.
+        options: For its `decode`.
         allow_incomplete: Whether to take what there is of recordings that break off.
-
-    Raises:
-        ValueError: If the feature extractor is another codec's.
     """
 
     has_codes = True
 
     def __init__(
         self,
-        model: WavTokenizerPreTrainedModel,
-        feature_extractor: WavTokenizerFeatureExtractor,
+        codec: Codec,
         entries: Sequence[Entry],
-        bandwidth_id: int | None = None,
+        options: Mapping[str, Any] | None = None,
         *,
         allow_incomplete: bool = False,
     ):
-        check_same_codec(feature_extractor, model.config)
-        self.model = model
-        self.feature_extractor = feature_extractor
+        self.codec = codec
         self.entries = entries
-        self.bandwidth_id = bandwidth_id
+        self.options = options or {}
         self.allow_incomplete = allow_incomplete
-        self.frame_rate: float | None = model.config.frame_rate
+        self.frame_rate = codec.spec.frame_rate
         self.unmatched: Mapping[str, Sequence[str]] = {}
         self._is_warm = False
 
     def load(self, index: int) -> Pair:
         entry = self.entries[index]
-        reference = _read(entry, self.feature_extractor, self.allow_incomplete)
+        reference = self._read(entry)
         if not self._is_warm:
             self._reconstruct(reference)  # the first call of a model pays for what later ones find ready
             self._is_warm = True
@@ -110,7 +105,7 @@ class CodecPairs:
             name=entry.name,
             reference=reference,
             estimate=estimate,
-            sampling_rate=self.feature_extractor.sampling_rate,
+            sampling_rate=self.codec.spec.sampling_rate,
             kind=entry.kind,
             transcript=_transcript(entry),
             coding=coding,
@@ -120,27 +115,33 @@ class CodecPairs:
     @torch.inference_mode()
     def _reconstruct(self, clip: torch.Tensor) -> tuple[torch.Tensor, Coding]:
         """(T,) -> (T,)"""
-        clip_values = clip[None, None].to(self.model.device)
+        codec, clip_values = self.codec, clip[None, None].to(self.codec.device)
         start_s = self._now_s()
-        audio_codes = self.model.encode(clip_values)["audio_codes"]
+        codes = codec.encode(clip_values)
         encoded_s = self._now_s()
-        audio_values = self.model.decode(audio_codes, self.bandwidth_id)["audio_values"]
+        audio_values = codec.decode(codes.audio_codes, codes.mask, len(clip), **self.options)
         decoded_s = self._now_s()
         coding = Coding(
-            audio_codes=audio_codes.flatten().cpu(),
-            codebook_size=self.model.config.codebook_size,
+            audio_codes=torch.from_numpy(codec.spec.flatten(codes.of_clip(0).cpu().numpy())),
+            spec=codec.spec,
             encode_s=encoded_s - start_s,
             decode_s=decoded_s - encoded_s,
         )
-        estimate = audio_values[0, 0, : len(clip)].cpu()
+        estimate = audio_values[0, 0].cpu()
         if not estimate.isfinite().all():
             raise ValueError("the codec gave NaN or infinity")
         return estimate, coding
 
     def _now_s(self) -> float:
-        if self.model.device.type != "cpu":
-            torch.accelerator.synchronize(self.model.device)
+        if self.codec.device.type != "cpu":
+            torch.accelerator.synchronize(self.codec.device)
         return time.perf_counter()
+
+    def _read(self, entry: Entry) -> torch.Tensor:
+        """The entry's part of its recording, as the codec gets it, (T,)."""
+        samples, rate = _read(entry, self.allow_incomplete)
+        extractor = self.codec.feature_extractor
+        return extractor(samples, sampling_rate=rate, resample=True, return_tensors="pt")["input_values"][0, 0]
 
 
 class FolderPairs:
@@ -195,9 +196,8 @@ class FolderPairs:
         entry = self.entries[index]
         path = self._estimate_paths[index]
         samples, sampling_rate = read_audio(path, allow_incomplete=self.allow_incomplete)
-        extractor = WavTokenizerFeatureExtractor(sampling_rate=sampling_rate)
-        reference = _read(entry, extractor, self.allow_incomplete)
-        estimate = extractor(samples, return_tensors="pt")["input_values"][0, 0]
+        reference = torch.from_numpy(prepare(*_read(entry, self.allow_incomplete), sampling_rate, entry.name))
+        estimate = torch.from_numpy(prepare(samples, sampling_rate, sampling_rate, path.name))
         num_samples = min(len(reference), len(estimate))
         return Pair(
             name=entry.name,
@@ -210,10 +210,9 @@ class FolderPairs:
         )
 
 
-def _read(entry: Entry, extractor: WavTokenizerFeatureExtractor, allow_incomplete: bool) -> torch.Tensor:
-    """The entry's part of its recording, mono and at the extractor's rate, (T,)."""
-    samples, rate = read_audio(entry.path, entry.start_s, entry.end_s, allow_incomplete=allow_incomplete)
-    return extractor(samples, sampling_rate=rate, resample=True, return_tensors="pt")["input_values"][0, 0]
+def _read(entry: Entry, allow_incomplete: bool) -> tuple[np.ndarray, int]:
+    """The entry's part of its recording, (C, N), and the rate."""
+    return read_audio(entry.path, entry.start_s, entry.end_s, allow_incomplete=allow_incomplete)
 
 
 def _transcript(entry: Entry) -> str:

@@ -5,7 +5,6 @@ A page is a list of `Section`s, and a section a list of parts (`Facts`, `Picture
 """
 
 import base64
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.audio.files import write_audio
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.evaluation.figures import (
     code_usage_png,
     codes_png,
@@ -134,7 +133,7 @@ def write_report(
     reconstruction: np.ndarray,
     sampling_rate: int,
     audio_codes: np.ndarray,
-    config: WavTokenizerConfig,
+    spec: CodecSpec,
     title: str,
     source: str,
 ) -> Path:
@@ -145,8 +144,8 @@ def write_report(
         original: What the model was given: (T,), or more axes of length 1 before it, in [-1, 1].
         reconstruction: What the model gave back, in the same form.
         sampling_rate: Rate of both in Hz.
-        audio_codes: (L,), or more axes of length 1 before it.
-        config: Names the codebook's size and the codes per second.
+        audio_codes: (Q, L), one clip's codes of each codebook.
+        spec: Of the codec that made them.
         title: Heading of the page.
         source: Where the clip and the model come from, in one line.
 
@@ -159,50 +158,50 @@ def write_report(
     """
     original = _one_clip("original", original)
     reconstruction = _one_clip("reconstruction", reconstruction)
-    codes = _one_row("audio_codes", audio_codes).astype(np.int64)
-    if codes.min() < 0 or codes.max() >= config.codebook_size:
-        raise ValueError(
-            f"Codes must lie in 0..{config.codebook_size - 1}, got {codes.min()}..{codes.max()}."
-            " Pass the config of the model that made them."
-        )
+    codes = spec.flatten(_frames(audio_codes, spec))
     distances = signal_distances(
         torch.from_numpy(original),
         torch.from_numpy(reconstruction),
         sampling_rate=sampling_rate,
-        frame_rate=config.frame_rate,
+        frame_rate=spec.frame_rate,
     )
     sections = [
-        Section("Overview", [_overview(original, sampling_rate, codes, config)]),
+        Section("Overview", [_overview(original, sampling_rate, codes, spec)]),
         Section(
             "Listen and look",
             clip_parts({"Original": original, "Reconstruction": reconstruction}, sampling_rate),
             "Both clips on the same scales; 0 dB is the loudest point of the two.",
         ),
         Section("Distance", [_distance_table(distances)], _about(distances)),
-        Section("Codes", _code_parts(codes, config)),
+        Section("Codes", _code_parts(codes, spec, len(original) / sampling_rate)),
     ]
     return write_page(directory, title=title, subtitle=source, sections=sections)
 
 
-def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, config: WavTokenizerConfig) -> Facts:
-    bits_per_code = math.log2(config.codebook_size)
-    counts = torch.bincount(torch.from_numpy(codes), minlength=config.codebook_size)
+def _overview(original: np.ndarray, sampling_rate: int, codes: np.ndarray, spec: CodecSpec) -> Facts:
+    duration_s = len(original) / sampling_rate
+    bitrate_kbps = spec.bitrate_kbps or len(codes) * spec.bits_per_frame / spec.num_codebooks / duration_s / 1000
+    counts = torch.bincount(torch.from_numpy(codes), minlength=spec.num_entries)
     pcm_kbps = sampling_rate * 16 / 1000
     return Facts(
         [
             (
                 "Duration",
-                f"{len(original) / sampling_rate:.2f} s",
+                f"{duration_s:.2f} s",
                 f"samples: {len(original):,} at {sampling_rate:,} Hz",
             ),
             (
                 "Bitrate",
-                f"{config.bitrate_kbps:.3g} kbps",
-                f"16-bit PCM takes {pcm_kbps / config.bitrate_kbps:.0f} times as much",
+                f"{bitrate_kbps:.3g} kbps",
+                f"16-bit PCM takes {pcm_kbps / bitrate_kbps:.0f} times as much",
             ),
-            ("Codes per second", f"{config.frame_rate:g}", f"{bits_per_code:g} bits each"),
+            (
+                "Codes per second",
+                f"{spec.codes_per_second or len(codes) / duration_s:.4g}",
+                f"{spec.bits_per_frame / spec.num_codebooks:g} bits each",
+            ),
             ("Codes", f"{len(codes):,}", "for the whole clip"),
-            ("Codes in use", f"{int((counts > 0).sum()):,}", f"different ones, of {config.codebook_size:,}"),
+            ("Codes in use", f"{int((counts > 0).sum()):,}", f"different ones, of {spec.num_entries:,}"),
             (
                 "Entropy",
                 f"{codebook_use(counts).entropy_bits:.2f} bits",
@@ -280,19 +279,19 @@ def _distance_table(distances: SignalDistances) -> Table:
     )
 
 
-def _code_parts(codes: np.ndarray, config: WavTokenizerConfig) -> list[Pictures | Text]:
+def _code_parts(codes: np.ndarray, spec: CodecSpec, duration_s: float) -> list[Pictures | Text]:
     return [
         Pictures(
             [
                 Picture(
-                    codes_png(codes, config.codebook_size, config.frame_rate),
+                    codes_png(codes, spec.num_entries, spec.codes_per_second or len(codes) / duration_s),
                     "Codes over time",
                     f"{len(codes)} codes over time, one dot each",
                 ),
                 Picture(
-                    code_usage_png(codes, config.codebook_size),
+                    code_usage_png(codes, spec.num_entries),
                     "Use of the codebook",
-                    f"Histogram of {len(codes)} codes over a codebook of {config.codebook_size}",
+                    f"Histogram of {len(codes)} codes over a codebook of {spec.num_entries}",
                 ),
             ]
         ),
@@ -305,6 +304,21 @@ def _one_clip(name: str, samples: np.ndarray) -> np.ndarray:
     if not np.issubdtype(clip.dtype, np.floating):
         raise ValueError(f"{name} must hold floating-point samples in [-1, 1], got {clip.dtype}.")
     return clip.astype(np.float32, copy=False)
+
+
+def _frames(audio_codes: np.ndarray, spec: CodecSpec) -> np.ndarray:
+    """Codes (Q, L) that are what the codec may have made."""
+    codes = np.asarray(audio_codes)
+    codes = codes.reshape(-1, codes.shape[-1]) if codes.size else codes
+    if codes.ndim != 2 or len(codes) != spec.num_codebooks or not codes.size:
+        raise ValueError(f"audio_codes must hold one clip, ({spec.num_codebooks}, L), got shape {codes.shape}.")
+    for line, size in zip(codes, spec.codebook_sizes, strict=True):
+        if line.min() < 0 or line.max() >= size:
+            raise ValueError(
+                f"Codes must lie in 0..{size - 1}, got {line.min()}..{line.max()}. Pass the spec of the codec that "
+                "made them."
+            )
+    return codes.astype(np.int64)
 
 
 def _one_row(name: str, values: np.ndarray) -> np.ndarray:

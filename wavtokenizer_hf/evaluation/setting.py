@@ -6,29 +6,18 @@ from typing import Any
 
 import torch
 
-from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerPreTrainedModel
+from wavtokenizer_hf.codecs.codec import Codec
 
 # Those on which a figure may depend.
 PACKAGES = ("wavtokenizer-hf", "torch", "torchaudio", "transformers", "numpy", "scipy", "pesq", "pystoi", "pyworld")
 
 
-def describe_model(model: WavTokenizerPreTrainedModel, name: str, fingerprint: str | None) -> dict[str, Any]:
-    """A codec, as results name it.
-
-    Args:
-        fingerprint: Of the checkpoint; `None` if unknown.
-    """
-    config = model.config
+def describe_model(codec: Codec) -> dict[str, Any]:
+    """A codec, as results name it; a rate is `None` where it depends on the recording."""
     return {
-        "name": name,
-        "fingerprint": fingerprint,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "sampling_rate_hz": config.sampling_rate,
-        "hop_length": config.hop_length,
-        "codebook_size": config.codebook_size,
-        "codes_per_second": config.frame_rate,
-        "bitrate_kbps": config.bitrate_kbps,
+        **codec.spec.facts(),
+        "num_parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
+        "dtype": str(codec.model.dtype).removeprefix("torch."),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for
+from wavtokenizer_hf.audio_input import import_for
 
 N_FFT = 1024
 HOP_LENGTH = 256

@@ -61,8 +61,9 @@ def facts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         items.append(("Sampling rate", ", ".join(f"{rate / 1000:g}" for rate in rates) + " kHz", note))
     model, machine = evaluation.setting.get("model"), evaluation.setting.get("machine")
     if model:
-        rate_note = f"{model['codes_per_second']:g} codes per second of {model['codebook_size']:,}"
-        items.append(("Bitrate", f"{model['bitrate_kbps']:.3g} kbps", rate_note))
+        if model["bitrate_kbps"] is not None:
+            rate_note = f"{model['codes_per_second']:g} codes per second of {model['codebook_size']:,}"
+            items.append(("Bitrate", f"{model['bitrate_kbps']:.3g} kbps", rate_note))
         items.append(("Parameters", f"{model['num_parameters'] / 1e6:.1f} million", model["dtype"]))
     if machine:
         items.append(("Computed on", machine["device"], count(machine["num_threads"], "thread")))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline, pipeline
 
+from wavtokenizer_hf.audio_input import import_for
 from wavtokenizer_hf.evaluation.metric import SPEECH, Metric, Score
 from wavtokenizer_hf.evaluation.pair import Pair
-from wavtokenizer_hf.feature_extraction_wavtokenizer import import_for
 
 
 class WordErrorRate(Metric):

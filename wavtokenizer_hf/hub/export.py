@@ -4,33 +4,20 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig, check_same_codec
-from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
+from transformers import PreTrainedModel
+
+from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
 from wavtokenizer_hf.hub.model_card import for_self_contained_folder, render_model_card
-from wavtokenizer_hf.modeling_wavtokenizer import (
-    WavTokenizerCausalModel,
-    WavTokenizerModel,
-    WavTokenizerPreTrainedModel,
-)
 
-_FEATURE_EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_wavtokenizer.WavTokenizerFeatureExtractor"}
-
-
-def _auto_map(config: WavTokenizerConfig) -> dict[str, str]:
-    model_class = WavTokenizerCausalModel if config.is_causal else WavTokenizerModel
-    return {
-        "AutoConfig": f"configuration_wavtokenizer.{type(config).__name__}",
-        "AutoModel": f"modeling_wavtokenizer.{model_class.__name__}",
-        "AutoModelForAudioTokenization": f"modeling_wavtokenizer.{model_class.__name__}",
-        **_FEATURE_EXTRACTOR_MAP,
-    }
+_EXTRACTOR = "AutoFeatureExtractor"
 
 
 def export_to_hub_folder(
-    model: WavTokenizerPreTrainedModel,
-    feature_extractor: WavTokenizerFeatureExtractor,
+    model: PreTrainedModel,
+    feature_extractor: Any,
     directory: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -62,30 +49,22 @@ def export_to_hub_folder(
         RuntimeError: If `model` is fused.
         FileExistsError: If `directory` is in use.
     """
-    if not isinstance(model, WavTokenizerModel):
-        raise TypeError(
-            f"expected a WavTokenizerModel, got {type(model).__name__} of {type(model).__module__}: a folder holds "
-            "the whole codec, as this package has it"
-        )
-    if model.is_fused:
-        raise RuntimeError(
-            "a fused model cannot be exported: its weight norm is gone, and the saved folder would not load; load the "
-            "checkpoint again and export it before fuse()"
-        )
-    check_same_codec(feature_extractor, model.config)
+    codec = codec_of(model, feature_extractor)
+    codec.check_exportable()
     target = Path(directory).resolve()
     check_target(target, overwrite)
+    auto_map = codec.auto_map(model.config)
     with replacing_model(target) as folder:
         model.save_pretrained(folder)
         config = copy.deepcopy(model.config)
-        config.auto_map = _auto_map(config)
+        config.auto_map = auto_map
         config.save_pretrained(folder)
         extractor = copy.deepcopy(feature_extractor)
-        extractor.auto_map = _FEATURE_EXTRACTOR_MAP  # type: ignore[attr-defined]
+        extractor.auto_map = {_EXTRACTOR: auto_map[_EXTRACTOR]}
         extractor.save_pretrained(folder)
         if card is None:
             card = render_model_card(model.config, name=name or target.name, details=details)
         else:
-            card = for_self_contained_folder(card)
+            card = for_self_contained_folder(card, model.config)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return target

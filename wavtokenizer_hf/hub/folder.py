@@ -5,14 +5,20 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import wavtokenizer_hf
 from wavtokenizer_hf.audio.atomic import recover, replacing_folder
 
 # The files of a model: writing another model into its folder replaces these and leaves all others alone.
 _OF_A_MODEL = re.compile(
     r"config\.json|preprocessor_config\.json|README\.md|model(-\d+-of-\d+)?\.safetensors"
-    r"|model\.safetensors\.index\.json|audio_input\.py"
-    r"|(arithmetic|checks|configuration|feature_extraction|modeling|nearest)_wavtokenizer\.py"
+    r"|model\.safetensors\.index\.json"
 )
+# The flat files beside the package's folders, but those of a processor.
+_CODE_FILES = {path.name for path in Path(wavtokenizer_hf.__file__).parent.glob("*_*.py")} - {
+    "__init__.py",
+    "__main__.py",
+    "processing_wavtokenizer.py",
+}
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -43,4 +49,5 @@ def replacing_model(out: Path, further_files: Collection[str] = ()) -> AbstractC
         out: Where the model is to be.
         further_files: Names of files that also belong to a model here.
     """
-    return replacing_folder(out, lambda name: name not in further_files and not _OF_A_MODEL.fullmatch(name))
+    files = {*further_files, *_CODE_FILES}
+    return replacing_folder(out, lambda name: name not in files and not _OF_A_MODEL.fullmatch(name))

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 
 import jinja2
+from markupsafe import Markup
+from transformers import PreTrainedConfig
 
-from wavtokenizer_hf.audio.shown import markdown
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.audio.shown import in_code, markdown
+from wavtokenizer_hf.codecs.codec import Codec
+from wavtokenizer_hf.codecs.registry import family_of
 
 # What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
 DETAILS = (
@@ -25,7 +27,7 @@ DETAILS = (
 
 
 def render_model_card(
-    config: WavTokenizerConfig,
+    config: PreTrainedConfig,
     *,
     name: str,
     details: Mapping[str, object] | None = None,
@@ -47,31 +49,39 @@ def render_model_card(
     known = {key: value for key, value in (details or {}).items() if value}
     if unknown := sorted(set(known) - set(DETAILS)):
         raise ValueError(f"unknown details {unknown}; a card shows {list(DETAILS)}")
-    return _template().render(
+    family = family_of(config.model_type)
+    return _template(family).render(
         dict.fromkeys(DETAILS) | known,
         name=name,
         config=config,
+        spec=family.spec_of(config),
         needs_package=needs_package,
     )
 
 
-def for_self_contained_folder(card: str) -> str:
+def for_self_contained_folder(card: str, config: PreTrainedConfig) -> str:
     """A card in which the section "Use" is that of a folder with code of its own; the rest stays as it is.
 
     A card without that section is returned unchanged.
     """
-    template = _template()
-    section = "".join(template.blocks["use"](template.new_context({"needs_package": False})))
-    return re.sub(r"^## Use\n.*?(?=^## |\Z)", lambda match: section, card, count=1, flags=re.MULTILINE | re.DOTALL)
+    section = _USE.search(render_model_card(config, name=""))
+    return _USE.sub(lambda match: section[0] if section else match[0], card, count=1)
 
 
-def _template() -> jinja2.Template:
-    text = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
+# Up to the next heading; a line of Python that begins with a hash is none.
+_USE = re.compile(r"^## Use\n.*?(?=^## |\Z)", flags=re.MULTILINE | re.DOTALL)
+
+
+def _template(family: type[Codec]) -> jinja2.Template:
     environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(__package__, ""), jinja2.PackageLoader(family.__module__.rpartition(".")[0], "")]
+        ),
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: markdown(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.from_string(text)
+    environment.filters["code"] = lambda value: Markup(in_code(value))
+    return environment.get_template(family.card_template)

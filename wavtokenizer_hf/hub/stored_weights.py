@@ -18,14 +18,11 @@ class StoredWeights:
 
     Args:
         dtype: That of the most numbers, under torch's name.
-        layout: `"current"`; `"earlier"`, a whole codec whose keys lack the `encoder_model.` prefix; `"encoder alone"`;
-            or `"decoder alone"`.
-        is_fused: Whether the encoder's weight norm was folded into its weights before saving.
+        keys: Names of the tensors.
     """
 
     dtype: str
-    layout: str
-    is_fused: bool
+    keys: frozenset[str]
 
 
 def read_stored_weights(name: str | os.PathLike[str], revision: str = "main") -> StoredWeights:
@@ -46,21 +43,7 @@ def read_stored_weights(name: str | os.PathLike[str], revision: str = "main") ->
                 sizes[tensor.get_dtype()] += num_elements
                 keys.add(key)
     dtype = sizes.most_common(1)[0][0] if sizes else "none"
-    return StoredWeights(_DTYPE_NAMES.get(dtype, dtype), _find_layout(keys), _is_fused(keys))
-
-
-def _find_layout(keys: set[str]) -> str:
-    has_decoder = any(key.startswith("backbone.") for key in keys)
-    if any(key.startswith("encoder_model.") for key in keys):
-        return "current"
-    if any(key.startswith("encoder.") for key in keys):
-        return "earlier" if has_decoder else "encoder alone"
-    return "decoder alone"
-
-
-def _is_fused(keys: set[str]) -> bool:
-    in_encoder = [key.removeprefix("encoder_model.") for key in keys]
-    return any(key.startswith("encoder.") and key.endswith(".conv.weight") for key in in_encoder)
+    return StoredWeights(_DTYPE_NAMES.get(dtype, dtype), frozenset(keys))
 
 
 def _find_weight_files(name: str, revision: str) -> list[Path]:

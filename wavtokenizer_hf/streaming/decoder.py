@@ -15,6 +15,12 @@ CHUNK_FRAMES = 25
 CONTEXT_FRAMES = 150
 LOOKAHEAD_FRAMES = 15
 
+# Nobody waits for the first sample of a file, so context and look-ahead may weigh little. Yet longer chunks are not
+# nearer to the recording: where voices change, norms over a few seconds are better (docs/streaming.md).
+LONG_CHUNK_FRAMES = 375
+LONG_CONTEXT_FRAMES = 150
+LONG_LOOKAHEAD_FRAMES = 40
+
 
 class ChunkedDecoder(RowStream):
     """Turns codes into samples piece by piece, in memory that does not depend on how many there are.

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from wavtokenizer_hf.audio.atomic import partial_path, replacing
 from wavtokenizer_hf.checkpoints import find_model, reading_model
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig
+from wavtokenizer_hf.conversion.checkpoints import find_release
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCausalModel, WavTokenizerModel
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators, load_original_discriminators
@@ -25,9 +26,7 @@ STATE = "training_state"
 BEST = "best"
 _CONFIG_KEY = "discriminator_config"
 _STEP = re.compile(r"step-(\d{8})")
-_CONVERT = (
-    "A checkpoint of the original is converted first: python -m conversion convert {} FOLDER --keep-discriminators"
-)
+_CONVERT = "A checkpoint of the original is converted first: wavtokenizer convert {} FOLDER --keep-discriminators"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -84,6 +83,9 @@ def load_codec(source: str) -> WavTokenizerModel:
         raise ValueError(
             f"{source} is a run; name its {BEST!r}, or one of its checkpoints, as {checkpoints(path)[-1]}"
         )
+    if not path.exists() and "/" not in source:
+        release = find_release(source)  # or says what may be meant; the Hub knows no name without an owner
+        raise FileNotFoundError(f"{source} is no codec's folder here. {_CONVERT.format(release.name)}")
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:

@@ -401,7 +401,7 @@ def load_original_discriminators(source: str | os.PathLike[str] | Mapping[str, t
     """The discriminators of a checkpoint of the original.
 
     Args:
-        source: The `discriminators.safetensors` that `conversion convert --keep-discriminators` writes, or a state
+        source: The `discriminators.safetensors` that `wavtokenizer convert --keep-discriminators` writes, or a state
             dict with the original's names.
 
     Raises:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from conversion.errors import ConversionError
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.conversion.errors import ConversionError
 
 # A released checkpoint's pickle, optimiser states included, is about 1 MB.
 _MAX_PICKLE_BYTES = 32 * 2**20

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import torch
 
-from conversion.architecture import read_yaml, yaml_setting
-from conversion.errors import ConversionError, UsageError, listed
-from conversion.key_map import SIMVQ, WAVTOKENIZER, Layout, to_ours
-from conversion.lightning import OriginalCheckpoint, TensorRecord
+from wavtokenizer_hf.conversion.architecture import read_yaml, yaml_setting
+from wavtokenizer_hf.conversion.errors import ConversionError, UsageError, listed
+from wavtokenizer_hf.conversion.key_map import SIMVQ, WAVTOKENIZER, Layout, to_ours
+from wavtokenizer_hf.conversion.lightning import OriginalCheckpoint, TensorRecord
 
 _QUANTIZER = ("quantize.embedding.weight", "quantize.embedding_proj.weight", "quantize.embedding_proj.bias")
 _MADE = ("quantize.inited", "quantize.cluster_size", "quantize.embed", "quantize.embed_avg")

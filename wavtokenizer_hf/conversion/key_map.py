@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from conversion.errors import ConversionError, listed
+from wavtokenizer_hf.conversion.errors import ConversionError, listed
 
 _LAYERS = "encoder_model.encoder.layers."
 _FIELDS = {

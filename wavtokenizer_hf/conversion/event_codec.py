@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
-from conversion.errors import ConversionError, listed
-from conversion.key_map import Dropped, Kept
 from wavtokenizer_hf.configuration_sparse_event_codec import SparseEventCodecConfig
+from wavtokenizer_hf.conversion.errors import ConversionError, listed
+from wavtokenizer_hf.conversion.key_map import Dropped, Kept
 
 _SAMPLES_PER_EVENT = 4096
 

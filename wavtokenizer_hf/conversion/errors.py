@@ -8,7 +8,7 @@ _LISTED = 20
 _NAME_LENGTH = 160
 
 
-class ConversionError(Exception):
+class ConversionError(ValueError):
     """The conversion or the verification failed."""
 
     def __init__(self, message: str):

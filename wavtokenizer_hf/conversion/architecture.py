@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import yaml
 
-from conversion.errors import ConversionError, UsageError, listed
-from conversion.key_map import SIMVQ, WAVTOKENIZER, Layout
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.conversion.errors import ConversionError, UsageError, listed
+from wavtokenizer_hf.conversion.key_map import SIMVQ, WAVTOKENIZER, Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
 

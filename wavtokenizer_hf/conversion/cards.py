@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, ReleasedCheckpoint, Source
 from wavtokenizer_hf import WavTokenizerConfig
 from wavtokenizer_hf.audio.shown import folded
+from wavtokenizer_hf.conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, ReleasedCheckpoint, Source
 from wavtokenizer_hf.hub.model_card import render_model_card
 
 

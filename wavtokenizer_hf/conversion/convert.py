@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from conversion import checkpoints
-from conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
-from conversion.cards import converted_card
-from conversion.errors import ConversionError, UsageError, listed
-from conversion.key_map import SIMVQ, KeyMap, Layout, check_against, map_keys
-from conversion.lightning import OriginalCheckpoint
-from conversion.simvq import Checkpoint, causality, recognise
-from conversion.weights_file import write_safetensors
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
+from wavtokenizer_hf.conversion import checkpoints
+from wavtokenizer_hf.conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
+from wavtokenizer_hf.conversion.cards import converted_card
+from wavtokenizer_hf.conversion.errors import ConversionError, UsageError, listed
+from wavtokenizer_hf.conversion.key_map import SIMVQ, KeyMap, Layout, check_against, map_keys
+from wavtokenizer_hf.conversion.lightning import OriginalCheckpoint
+from wavtokenizer_hf.conversion.simvq import Checkpoint, causality, recognise
+from wavtokenizer_hf.conversion.weights_file import write_safetensors
 from wavtokenizer_hf.hub.folder import check_target, replacing_model
 
 DISCRIMINATORS = "discriminators.safetensors"

@@ -4,13 +4,12 @@ import difflib
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-
-from conversion.errors import ConversionError, UsageError, listed
+from wavtokenizer_hf.checkpoints import DEFAULT
+from wavtokenizer_hf.conversion.errors import ConversionError, UsageError, listed
 
 _CHUNK_BYTES = 2**22
 
@@ -200,6 +199,8 @@ class Source:
         """
         if self.path is not None:
             return self.path
+        import huggingface_hub
+
         try:
             file = self._only_match() if "*" in self.file else self.file
             return Path(huggingface_hub.hf_hub_download(self.repo, file, revision=self.revision))
@@ -210,6 +211,8 @@ class Source:
 
     def _only_match(self) -> str:
         """The one file of the repository that matches the pattern."""
+        import huggingface_hub
+
         files = fnmatch.filter(huggingface_hub.list_repo_files(self.repo, revision=self.revision), self.file)
         if len(files) != 1:
             raise ConversionError(
@@ -236,7 +239,23 @@ def resolve(source: str) -> Source:
     repo_and_file = _HUB_FILE.fullmatch(source)
     if repo_and_file:
         return _resolve_hub_file(repo_and_file["repo"], repo_and_file["file"])
-    return _resolve_name(source)
+    return _resolve_name(source, "no file here, no REPO:FILE")
+
+
+def find_release(name: str) -> ReleasedCheckpoint:
+    """The release that a model's name means, as `resolve` compares names.
+
+    Raises:
+        UsageError: If there is none; the message names the nearest.
+    """
+    release = _resolve_name(name, "no folder here, no owner/name on the Hub", [DEFAULT]).release
+    assert release is not None
+    return release
+
+
+def is_released_repository(name: str) -> bool:
+    """Whether a repository on the Hub holds released checkpoints, which transformers does not load as they are."""
+    return name.casefold() in {repo.casefold() for repo in (*REFUSED, *(release.repo for release in RELEASED))}
 
 
 def _resolve_hub_file(repo: str, file: str) -> Source:
@@ -247,7 +266,7 @@ def _resolve_hub_file(repo: str, file: str) -> Source:
     return Source(repo=repo, file=file)
 
 
-def _resolve_name(source: str) -> Source:
+def _resolve_name(source: str, not_found: str, further_names: Sequence[str] = ()) -> Source:
     _refuse_empty(source)
     wanted = _normalised(source)
     for release in RELEASED:
@@ -259,11 +278,9 @@ def _resolve_name(source: str) -> Source:
     if of_repo:
         raise UsageError(f"{source} holds several checkpoints; name one: {listed(row.name for row in of_repo)}")
     names = [release.name for release in RELEASED]
-    close = difflib.get_close_matches(source, names, n=1)
+    close = difflib.get_close_matches(source.casefold(), [*further_names, *names], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(
-        f"{source} is no file here, no REPO:FILE and no released checkpoint; {hint}Released: {', '.join(names)}"
-    )
+    raise UsageError(f"{source} is {not_found} and no released checkpoint; {hint}Released: {', '.join(names)}")
 
 
 def _refuse_empty(name: str) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from conversion import checkpoints
-from conversion.architecture import infer_settings
-from conversion.convert import DISCRIMINATORS, Progress
-from conversion.errors import ConversionError, UsageError
-from conversion.key_map import map_keys, to_original
-from conversion.lightning import OriginalCheckpoint
-from conversion.simvq import Checkpoint, recognise
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
+from wavtokenizer_hf.conversion import checkpoints
+from wavtokenizer_hf.conversion.architecture import infer_settings
+from wavtokenizer_hf.conversion.convert import DISCRIMINATORS, Progress
+from wavtokenizer_hf.conversion.errors import ConversionError, UsageError
+from wavtokenizer_hf.conversion.key_map import map_keys, to_original
+from wavtokenizer_hf.conversion.lightning import OriginalCheckpoint
+from wavtokenizer_hf.conversion.simvq import Checkpoint, recognise
 
 PACKAGED_CLIP = Path(__file__).with_name("LJ001-0002.flac")
 

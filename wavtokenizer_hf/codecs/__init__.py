@@ -1,0 +1,1 @@
+"""What a codec is, whichever family it is of: its numbers, what it does, and where its class is found."""
