@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import pickle
+import struct
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -159,15 +161,29 @@ def test_damaged_bytes_in_an_archive_are_an_error_or_change_nothing(tmp_path):
     codes.save(tmp_path / "a.npz")
     content = (tmp_path / "a.npz").read_bytes()
     num_refused = 0
-    for position in range(0, len(content), 7):
+    for position, bits in itertools.product(range(0, len(content), 7), (0xFF, 0x80, 0x01)):  # 0x80: places far away
         damaged = bytearray(content)
-        damaged[position] ^= 0xFF
+        damaged[position] ^= bits
         (tmp_path / "a.npz").write_bytes(damaged)
         try:
             assert_same(CodeFile.load(tmp_path / "a.npz"), codes)
         except ValueError:
             num_refused += 1
     assert num_refused > 0
+
+
+@pytest.mark.parametrize("name", ["audio_codes", "format", "num_samples"])
+@pytest.mark.parametrize(
+    "header", ["(((\n", "{'descr'\n", "'''a\n", "  a\n b\n", "{[]: 1}\n", "{b'a': 1, 'b': 2}\n", "\0\n"]
+)
+def test_an_array_whose_header_is_no_header_is_an_error_that_names_the_file(tmp_path, name, header):
+    make().save(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz") as good, zipfile.ZipFile(tmp_path / "b.npz", "w") as bad:
+        for member in good.namelist():
+            broken = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+            bad.writestr(member, broken if member == f"{name}.npy" else good.read(member))
+    with pytest.raises(ValueError, match=r"b\.npz is not a readable"):
+        CodeFile.load(tmp_path / "b.npz")
 
 
 class Exploding:
@@ -217,6 +233,7 @@ def test_an_archive_or_object_of_something_else_is_an_error(tmp_path):
     ("changes", "message"),
     [
         ({"format_version": 3}, "format version 3, and this package reads version 1 and 2: update"),
+        ({"format_version": 1.0}, "format version 1.0, and"),
         ({"audio_codes": [[1, 2], [3]]}, "damaged"),
         ({"audio_codes": [[1.5] * 7]}, "damaged"),
         ({"audio_codes": [[10**30] * 7]}, "damaged"),

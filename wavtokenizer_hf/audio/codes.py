@@ -7,10 +7,9 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,8 +29,6 @@ _LATER_TEXTS = ("reader", "resampler")
 # More than any of the values beside the codes takes, in bytes.
 _MOST_BYTES_OF_A_VALUE = 1 << 20
 _MOST_CODEBOOKS = 64
-# What zipfile, NumPy and json raise on a file that is cut short, altered or of another kind.
-_DAMAGE = (ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,15 +179,17 @@ class CodeFile:
         suffix = _suffix(path)
         if not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {os.fspath(path)}")
-        try:
-            content = _read_npz(path) if suffix == ".npz" else _read_json(path)
-        except _DAMAGE as error:
-            raise ValueError(f"{os.fspath(path)} is not a readable {suffix} file of codes: {error}") from error
+        with open(path, "rb") as file:
+            try:
+                content = _read_npz(file) if suffix == ".npz" else _read_json(file)
+            except Exception as error:  # zipfile, NumPy and json raise a dozen types on damaged bytes
+                raise ValueError(f"{os.fspath(path)} is not a readable {suffix} file of codes: {error}") from error
         if content.get("format") != FORMAT:
             raise ValueError(f"{os.fspath(path)} is not a file of codes: its 'format' is not {FORMAT!r}")
-        if content.get("format_version") not in FORMAT_VERSIONS:
+        version = content.get("format_version")
+        if not isinstance(version, int) or version not in FORMAT_VERSIONS:
             raise ValueError(
-                f"{os.fspath(path)} has format version {content.get('format_version')!r}, and this package reads "
+                f"{os.fspath(path)} has format version {version!r}, and this package reads "
                 f"version {' and '.join(map(str, FORMAT_VERSIONS))}: update wavtokenizer-hf or encode the clip again"
             )
         names = [field.name for field in dataclasses.fields(cls)]
@@ -222,11 +221,11 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _read_npz(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def _read_npz(file: BinaryIO) -> Mapping[str, Any]:
     """The values of an archive that a file of codes has, each looked at before memory is taken for it."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         raise ValueError("it is not a zip archive")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if len(names) != len(set(names)):
             raise ValueError("it holds a value twice")
@@ -265,8 +264,8 @@ def _read_member(
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _read_json(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    content = json.loads(Path(path).read_bytes())
+def _read_json(file: BinaryIO) -> Mapping[str, Any]:
+    content = json.load(file)
     if not isinstance(content, dict):
         raise ValueError("it does not hold an object")
     return content
