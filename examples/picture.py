@@ -1,7 +1,7 @@
 """One picture of a recording and of what a codec makes of it: two spectrograms, and the codes between them.
 
-Harmonics that run through the reconstruction say that pitch is kept; level lines at multiples of the rate of the codes,
-drawn as ticks on the right, say that it hums.
+Harmonics that run through the reconstruction say that pitch is kept; level lines at multiples of the rate of the
+codes, drawn as ticks on the right, say that it hums.
 
     python -m examples.picture speech.flac --out picture.png
 """
