@@ -76,6 +76,9 @@ class ToyStream:
         self.held.append(piece)
         return self.whole(torch.cat(self.held, dim=-1))[..., :0]
 
+    def reset(self) -> None:
+        self.held = []
+
     def flush(self) -> torch.Tensor:
         return self.whole(torch.cat(self.held, dim=-1))
 

@@ -346,7 +346,7 @@ def import_for(purpose: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:  # the last of torchaudio, for another CUDA than torch's
         repair = "python -m pip install --force-reinstall " + (
-            "--no-deps torchaudio==2.11.0, or torchaudio==2.11.1 from torch 2.14 on, or the one of a CPU-only torch"
+            "--no-deps torchaudio==2.11.0, or torchaudio==2.11.1 from torch 2.13 on, or the one of a CPU-only torch"
             if name.startswith("torchaudio")
             else name
         )

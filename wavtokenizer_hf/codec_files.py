@@ -1,16 +1,17 @@
 # Copyright 2026 The wavtokenizer_hf authors. All rights reserved.
 #
 # Licensed under the MIT License; see the LICENSE file of the project.
-"""What the files of every family's folder have in common: settings, code, fingerprint, modes."""
+"""What the files of every family have in common: settings, code, fingerprint, modes, order of codes."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.dynamic_module_utils import get_relative_imports
 
@@ -95,4 +96,39 @@ def digest_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str
     return digest.hexdigest()
 
 
-__all__ = ["check_same_codec", "copy_code_files", "digest_of", "give_usual_modes", "stored_form"]
+def flatten_codes(audio_codes: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
+    """Codes (Q, L) as one sequence (L * Q,), frame by frame; each codebook's are numbered behind those before it."""
+    return (audio_codes + _offsets(codebook_sizes)).T.reshape(-1)
+
+
+def unflatten_codes(numbers: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
+    """The codes (Q, L) of what `flatten_codes` made.
+
+    Raises:
+        ValueError: If it ends within a frame, or a number is of another codebook than the one whose turn it is.
+    """
+    if len(numbers) % len(codebook_sizes):
+        raise ValueError(f"{len(numbers)} codes are not frames of {len(codebook_sizes)} each")
+    audio_codes = numbers.reshape(-1, len(codebook_sizes)).T - _offsets(codebook_sizes)
+    wrong = (audio_codes < 0) | (audio_codes >= np.asarray(codebook_sizes)[:, None])
+    if wrong.any():
+        frame, place = np.argwhere(wrong.T)[0]
+        number = numbers[frame * len(codebook_sizes) + place]
+        raise ValueError(f"frame {frame}: {number} is no code of codebook {place}, whose turn it is")
+    return audio_codes
+
+
+def _offsets(codebook_sizes: Sequence[int]) -> np.ndarray[Any, Any]:
+    """(Q, 1), the number of each codebook's first entry."""
+    return np.cumsum((0, *codebook_sizes[:-1]))[:, None]
+
+
+__all__ = [
+    "check_same_codec",
+    "copy_code_files",
+    "digest_of",
+    "flatten_codes",
+    "give_usual_modes",
+    "stored_form",
+    "unflatten_codes",
+]

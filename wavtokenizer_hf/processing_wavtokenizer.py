@@ -21,7 +21,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase, PreTrained
 from transformers.utils import PaddingStrategy, TensorType
 
 from .codec_files import copy_code_files
-from .configuration_wavtokenizer import WavTokenizerConfig, fingerprint
+from .configuration_wavtokenizer import fingerprint
 from .feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
 from .modeling_wavtokenizer import (
     WavTokenizerCausalModel,
@@ -87,6 +87,8 @@ class AudioVocabulary:
         settings: As `add_to` stores them.
 
     Attributes:
+        codebook_size: Of all codebooks together. The codes of a codec with several are one sequence, in which each
+            codebook's are numbered behind those before it; see `CodecSpec.flatten`.
         token_ids: int64 (codebook_size,), the id of each code.
         begin_token_id: Opens a span; likewise `end_token_id` closes it.
         placeholder_token_id: Stands for a recording in text that the processor has not seen yet; never a model's
@@ -100,7 +102,8 @@ class AudioVocabulary:
         self.end_token: str = settings["end_token"]
         self.placeholder_token: str = settings["placeholder_token"]
         self.codebook_size: int = settings["codebook_size"]
-        self.hop_length: int = settings["hop_length"]
+        self.codebook_sizes: tuple[int, ...] = tuple(settings.get("codebook_sizes", [self.codebook_size]))
+        self.hop_length: int | None = settings["hop_length"]
         self.sampling_rate: int = settings["sampling_rate"]
         ids = tokenizer.get_vocab()
         first = settings["first_token_id"]
@@ -133,7 +136,7 @@ class AudioVocabulary:
     def add_to(
         cls,
         tokenizer: PreTrainedTokenizerBase,
-        config: WavTokenizerConfig,
+        config: Any,
         *,
         token: str = "<|audio_{}|>",
         begin_token: str = "<|audio_start|>",
@@ -147,7 +150,7 @@ class AudioVocabulary:
 
         Args:
             tokenizer: Of any language model; it is changed in place.
-            config: Of the codec.
+            config: Of the codec: its configuration where it has one codebook, or its `CodecSpec`.
             token: Name of a code's token, with `{}` where the code stands.
             begin_token: Opens a span of audio; one that the tokenizer has may be named.
             end_token: Closes it.
@@ -160,19 +163,22 @@ class AudioVocabulary:
         """
         if token.count("{}") != 1:
             raise ValueError(f"`token` must hold {{}} once, where the code stands, got {token!r}.")
+        is_spec = hasattr(config, "num_entries")
+        sizes: Sequence[int] = config.codebook_sizes if is_spec else [config.codebook_size]
         settings = {
             "token": token,
             "begin_token": begin_token,
             "end_token": end_token,
             "placeholder_token": placeholder_token,
-            "codebook_size": config.codebook_size,
+            "codebook_size": sum(sizes),
             "hop_length": config.hop_length,
             "sampling_rate": config.sampling_rate,
             "first_token_id": first_token_id,
         }
+        settings |= {"codebook_sizes": list(sizes)} if len(sizes) > 1 else {}
         stored = tokenizer.init_kwargs.get(_SETTINGS_NAME)
         if stored is not None:
-            differing = [name for name, value in settings.items() if stored[name] != value]
+            differing = [name for name, value in settings.items() if stored.get(name) != value]
             if differing:
                 name = differing[0]
                 raise ValueError(
@@ -182,12 +188,12 @@ class AudioVocabulary:
             return cls(tokenizer, stored)
         names = [begin_token, end_token, placeholder_token]
         if first_token_id is None:
-            names += [token.format(code) for code in range(config.codebook_size)]
+            names += [token.format(code) for code in range(sum(sizes))]
         known = tokenizer.get_vocab()
         missing = [name for name in names if name not in known]
         next_id = max(known.values()) + 1
         if first_token_id is not None and missing:
-            reserved_end = first_token_id + config.codebook_size
+            reserved_end = first_token_id + sum(sizes)
             if next_id < reserved_end and first_token_id < next_id + len(missing):
                 raise ValueError(
                     f"The tokenizer lacks {', '.join(missing)} and would add it at id {next_id}, among the ids "
@@ -232,8 +238,13 @@ class AudioVocabulary:
 
         Args:
             num_samples: Length at the codec's rate; a number, or an array or tensor of them.
+
+        Raises:
+            ValueError: Of a codec whose number of codes does not follow from the length.
         """
-        return -(-num_samples // self.hop_length) + 2
+        if self.hop_length is None:
+            raise ValueError("How many tokens a recording has is known only once it is encoded, of this codec.")
+        return len(self.codebook_sizes) * -(-num_samples // self.hop_length) + 2
 
     def to_token_ids(self, audio_codes: Any) -> Any:
         """The token id of each code, without begin and end; any shape, which is kept.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # torch by torchaudio: its compiled part says beside what it loads, and its requirements do not.
-PAIRS = {"2.11.0": "2.11.0", "2.12.1": "2.11.0", "2.14.1": "2.11.1", "2.15.0": "2.11.1"}
+PAIRS = {"2.11.0": "2.11.0", "2.12.1": "2.11.0", "2.13.0": "2.11.1", "2.14.1": "2.11.1", "2.15.0": "2.11.1"}
 TESTS = (
     *("tests/parity/test_inference.py", "tests/parity/test_preprocessing.py"),
     *("tests/property/test_encoder_streaming.py", "tests/property/test_decoder_streaming.py"),

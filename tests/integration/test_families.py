@@ -14,12 +14,14 @@ import soundfile
 import torch
 
 from tests import tiny_events
+from tests.tiny_language import tiny_tokenizer
 from tests.toy_family import register_toy, toy_codec, tune
 from wavtokenizer_hf.audio.codes import CodeFile
 from wavtokenizer_hf.cli import main
 from wavtokenizer_hf.codecs.loading import load_codec
 from wavtokenizer_hf.codecs.registry import codec_of, family_of
 from wavtokenizer_hf.hub.export import export_to_hub_folder
+from wavtokenizer_hf.language import AudioLogitsProcessor, AudioStreamer, AudioVocabulary
 from wavtokenizer_hf.streaming import decode_long, encode_long
 
 PACKAGE = Path(__file__).parents[2] / "wavtokenizer_hf"
@@ -112,6 +114,49 @@ def test_a_folder_for_the_hub_is_made_of_it(folder, run, tmp_path):
     run("export-hub", folder, tmp_path / "out")
     assert load_codec(str(tmp_path / "out")).fingerprint == load_codec(str(folder)).fingerprint
     assert "8000 Hz" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.fixture
+def vocabulary(folder):
+    codec = load_codec(str(folder))
+    return AudioVocabulary.add_to(tiny_tokenizer(), codec.spec, first_token_id=1000), codec
+
+
+def test_codes_are_tokens_of_a_language_model_and_come_back(vocabulary, recordings):
+    vocabulary, codec = vocabulary
+    codes = codes_alone(codec, recordings / "0.wav")
+    (span,) = vocabulary.to_spans(codec.spec.flatten(codes)[None])
+    (segment,) = vocabulary.split(span)
+    assert len(span) == codes.size + 2
+    assert np.array_equal(codec.spec.unflatten(segment.values), codes)
+    with pytest.raises(ValueError, match="only once it is encoded"):
+        vocabulary.num_tokens(8000)
+
+
+def test_what_is_drawn_under_the_mask_are_frames_and_sounds_the_same_in_a_stream(vocabulary):
+    vocabulary, codec = vocabulary
+    processor = AudioLogitsProcessor(vocabulary, num_codes=20, max_length=40)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[3, vocabulary.begin_token_id], [vocabulary.begin_token_id, int(vocabulary.token_ids[0])]])
+    for _ in range(38):
+        scores = torch.randn(2, 1000 + codec.spec.num_entries, generator=generator)
+        ids = torch.cat([ids, processor(ids, scores).argmax(dim=-1, keepdim=True)], dim=1)
+    for row in ids.numpy():
+        first = next(segment for segment in vocabulary.split(row) if segment.is_audio)
+        assert codec.spec.unflatten(first.values).shape == (2, 10)
+
+    frames = codec.encode(torch.from_numpy(tune(3000)).float()[None, None]).of_clip(0)
+    pieces: list[torch.Tensor] = []
+    streamer = AudioStreamer(vocabulary, codec.stream_decoder(), on_audio=pieces.append)
+    (span,) = vocabulary.to_spans(torch.from_numpy(codec.spec.flatten(frames.numpy()))[None])
+    streamer.put(torch.tensor([[3]]))
+    for token_id in span:
+        streamer.put(token_id[None])
+    streamer.end()
+    whole = codec.decode(frames[None])[0, 0]
+    heard = torch.cat(pieces)
+    # A stream of windows ends with the last one, and the whole with the last event.
+    torch.testing.assert_close(heard[: len(whole)], whole[: len(heard)], rtol=0, atol=1e-6)
 
 
 FOREIGN_PROCESS = """

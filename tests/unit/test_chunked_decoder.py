@@ -405,3 +405,33 @@ def test_a_decoder_that_fails_stays_where_it_was(kind, monkeypatch):
     expected = ChunkedDecoder(model, **frames)
     pieces = [expected.push(codes[..., :11]), expected.push(codes[..., 11:]), expected.flush()]
     assert torch.equal(torch.cat([before, after, rest], dim=-1), torch.cat(pieces, dim=-1))
+
+
+def test_a_state_of_whole_numbers_for_all_rows_is_taken(kind):
+    """As streams kept it whose rows all ran together."""
+    model, frames = kind
+    codes = random_codes(2, 40)
+    decoder = ChunkedDecoder(model, **frames, batch_size=2)
+    before = decoder.push(codes[..., :22])
+    state = decoder.state
+    counts = {name for name, value in state.items() if isinstance(value, torch.Tensor) and value.ndim == 1}
+    decoder.state = {name: int(value[0]) if name in counts else value for name, value in state.items()}
+    assert decoder.state.keys() == state.keys()
+    samples = torch.cat([before, streamed(decoder, codes[..., 22:], 9)], dim=-1)
+    assert_close(samples, streamed(ChunkedDecoder(model, **frames, batch_size=2), codes))
+
+
+def test_rows_apart_are_refused_where_no_mask_could_be_returned(kind):
+    model, frames = kind
+    decoder = ChunkedDecoder(model, **frames, batch_size=2)
+    decoder.push(random_codes(2, 9))
+    decoder.reset([1])
+    with pytest.raises(ValueError, match=r"`num_codes` differ: \[9, 0\]\. Call `push\(audio_codes, mask\)`"):
+        decoder.push(random_codes(2, 3))
+    with pytest.raises(ValueError, match=r"Call `flush\(rows\)`"):
+        decoder.flush()
+    decoder.flush([0])
+    with pytest.raises(RuntimeError, match="Row 0 was flushed and takes no more codes"):
+        decoder.push(random_codes(2, 3), torch.ones(2, 3))
+    samples, mask = decoder.push(random_codes(2, 3), torch.tensor([[0] * 3, [1] * 3]))
+    assert samples.shape == mask.shape

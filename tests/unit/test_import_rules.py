@@ -1,6 +1,7 @@
 """The arrows of the architecture: who may import whom."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -199,3 +200,25 @@ def test_the_walk_sees_every_form_of_import(tmp_path, monkeypatch):
     assert imported_modules(path, module_level_only=True) == at_import
     assert imported_modules(path) == at_import | {"torchaudio", "soundfile"}
     assert {part_of(name) for name in at_import} == {None, "hub", "audio"}
+
+
+def test_each_module_stands_in_the_tree_of_the_architecture():
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    in_tree: dict[str, set[str]] = {}
+    folder = "root"
+    for line in tree.splitlines():
+        named = re.match(r"  (\w+)/ ", line)
+        folder = named[1] if named else "root" if re.match(r"  \w", line) else folder
+        in_tree.setdefault(folder, set()).update(re.findall(r"\w+", line.removeprefix("  ")))
+    missing = []
+    for path in sources(PACKAGE):
+        parts = path.relative_to(PACKAGE).parts
+        words = in_tree[parts[0] if len(parts) > 1 else "root"]
+        # Flat files of a family share a line: `configuration_ · modeling_wavtokenizer`.
+        cuts = [match.end() for match in re.finditer("_", path.stem)]
+        is_there = path.stem in words or any(
+            path.stem[:cut] in words and any(word.endswith(path.stem[cut:]) for word in words) for cut in cuts
+        )
+        if not is_there and path.stem not in ("__init__", "__main__"):
+            missing.append(str(path.relative_to(PACKAGE)))
+    assert not missing

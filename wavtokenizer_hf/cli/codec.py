@@ -28,8 +28,10 @@ def load_codec(
     """
     name = find_codec(name)
     place = find_device(device)
+    import wavtokenizer_hf
     from wavtokenizer_hf.codecs import loading
 
+    wavtokenizer_hf.register()
     return loading.load_codec(name, part, revision=revision, device=place, dtype=dtype)
 
 

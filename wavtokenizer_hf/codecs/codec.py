@@ -42,6 +42,8 @@ class StreamEncoder(Protocol):
 
     def flush(self) -> torch.Tensor: ...
 
+    def reset(self) -> None: ...
+
 
 class StreamDecoder(Protocol):
     """Codes (B, Q, k) to samples (B, 1, n), piece by piece."""
@@ -49,6 +51,8 @@ class StreamDecoder(Protocol):
     def push(self, audio_codes: torch.Tensor) -> torch.Tensor: ...
 
     def flush(self) -> torch.Tensor: ...
+
+    def reset(self) -> None: ...
 
 
 class Codec(abc.ABC):

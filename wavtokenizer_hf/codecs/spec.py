@@ -89,34 +89,19 @@ class CodecSpec:
         return None if self.hop_length is None else -(-num_samples // self.hop_length)
 
     def flatten(self, audio_codes: np.ndarray) -> np.ndarray:
-        """Codes (Q, L) as one sequence (L * Q,) of numbers below `num_entries`, frame by frame.
+        """Codes (Q, L) as one sequence (L * Q,) of numbers below `num_entries`; see `codec_files.flatten_codes`.
 
-        Each codebook's entries are numbered behind those of the codebook before it. One codebook's codes stay as they
-        are.
+        One codebook's codes stay as they are.
         """
-        return (audio_codes + self._offsets).T.reshape(-1)
+        from wavtokenizer_hf.codec_files import flatten_codes  # heavy: torch
 
-    def unflatten(self, entries: np.ndarray) -> np.ndarray:
-        """The codes (Q, L) of what `flatten` made.
+        return flatten_codes(audio_codes, self.codebook_sizes)
 
-        Raises:
-            ValueError: If it ends within a frame, or an entry is of another codebook than the one whose turn it is.
-        """
-        if len(entries) % self.num_codebooks:
-            raise ValueError(f"{len(entries)} codes are not frames of {self.num_codebooks} each")
-        audio_codes: np.ndarray[Any, Any] = entries.reshape(-1, self.num_codebooks).T - self._offsets
-        for place, (codes, size) in enumerate(zip(audio_codes, self.codebook_sizes, strict=True)):
-            if codes.size and (codes.min() < 0 or codes.max() >= size):
-                frame = int(np.argmax((codes < 0) | (codes >= size)))
-                raise ValueError(
-                    f"entry {entries[frame * self.num_codebooks + place]} of frame {frame} is not of codebook {place}"
-                )
-        return audio_codes
+    def unflatten(self, numbers: np.ndarray) -> np.ndarray:
+        """The codes (Q, L) of what `flatten` made; see `codec_files.unflatten_codes`."""
+        from wavtokenizer_hf.codec_files import unflatten_codes
 
-    @property
-    def _offsets(self) -> np.ndarray[Any, Any]:
-        """(Q, 1), the number of each codebook's first entry."""
-        return np.cumsum((0, *self.codebook_sizes[:-1]))[:, None]
+        return unflatten_codes(numbers, self.codebook_sizes)
 
     def check_fits(self, made_with: "CodecSpec", what: str) -> None:
         """Refuses codes that another kind of codec made.

@@ -113,27 +113,23 @@ class SparseEventCodec(Codec):
         return torch.cat(frames).T if frames else event_codes.new_zeros(2, 0)
 
     def events_of(self, frames: torch.Tensor) -> SparseEventCodecEncoderOutput:
-        """The events (1, K) of frames (2, L) of whole windows.
+        """The events (1, K) of frames (2, L) of whole windows, with as many places per window as the fullest needs.
 
         Raises:
-            ValueError: If a window is not ended, or has more events than the model has places.
+            ValueError: If the last window is not ended.
         """
-        num_places = self.config.num_events
         ends = (frames[0] == self.end_of_window).nonzero()[:, 0]
         if frames.shape[-1] and (not len(ends) or int(ends[-1]) != frames.shape[-1] - 1):
             raise ValueError(
                 f"The codes end within a window: the last frame must be ({self.end_of_window}, 0), which ends it."
             )
-        codes = frames.new_zeros(len(ends) * num_places, 2)
-        mask = torch.zeros(len(codes), dtype=torch.bool, device=frames.device)
-        start = 0
-        for window, end in enumerate(ends.tolist()):
-            if end - start > num_places:
-                raise ValueError(f"Window {window} has {end - start} events, and the model at most {num_places}.")
-            places = slice(window * num_places, window * num_places + end - start)
-            codes[places], mask[places] = frames[:, start:end].T, True
-            start = end + 1
-        return self.model.events_of(codes[None], mask[None])
+        starts = torch.cat([ends.new_zeros(1), ends[:-1] + 1])[: len(ends)]
+        num_places = max(int((ends - starts).max()), self.config.num_events) if len(ends) else 1
+        codes = frames.new_zeros(len(ends), num_places, 2)
+        for window, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            codes[window, : end - start] = frames[:, start:end].T
+        mask = torch.arange(num_places, device=frames.device) < (ends - starts)[:, None]
+        return self.model.events_of(codes.reshape(1, -1, 2), mask.reshape(1, -1), num_places)
 
 
 class _EventStreamEncoder:
@@ -148,6 +144,9 @@ class _EventStreamEncoder:
     def flush(self) -> torch.Tensor:
         return self._of(self._stream.flush())
 
+    def reset(self) -> None:
+        self._stream.reset()
+
     def _of(self, events: SparseEventCodecEncoderOutput) -> torch.Tensor:
         return self._codec.frames_of(events["event_codes"][0], events["event_mask"][0])[None]
 
@@ -155,6 +154,10 @@ class _EventStreamEncoder:
 class _EventStreamDecoder:
     def __init__(self, codec: SparseEventCodec):
         self._codec, self._stream = codec, StreamingEventDecoder(codec.model)
+        self.reset()
+
+    def reset(self) -> None:
+        self._stream.reset()
         self._held: torch.Tensor | None = None
         self._num_windows = 0
 
@@ -167,6 +170,8 @@ class _EventStreamDecoder:
         done = self._num_windows * self._codec.config.selection_samples
         events["event_onsets"] = events["event_onsets"] + done * events["event_mask"]
         self._num_windows += len(ends)
+        if len(ends):
+            self._stream.num_events = events["event_mask"].shape[1] // len(ends)
         return self._stream.push(events)
 
     def flush(self) -> torch.Tensor:

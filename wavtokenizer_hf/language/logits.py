@@ -16,7 +16,8 @@ class AudioLogitsProcessor(LogitsProcessor):
 
     Args:
         vocabulary: The audio vocabulary of the model.
-        num_codes: Codes of every span: a number, or one for each row of the batch.
+        num_codes: Codes of every span: a number, or one for each row of the batch. Of a codec with several codebooks
+            a frame takes one of each, in turn, and only whole frames count.
         min_codes: Fewest codes of a span; likewise. A span needs one to decode to anything.
         max_codes: Most codes of a span, after which it is closed; `None` leaves that to the model.
         max_length: Length at which generation ends, prompt included. A span is closed before that, and none is begun
@@ -49,6 +50,9 @@ class AudioLogitsProcessor(LogitsProcessor):
         self._begin, self._end = vocabulary.begin_token_id, vocabulary.end_token_id
         self._codes = torch.from_numpy(vocabulary.token_ids.copy())
         self._max_length = max_length
+        sizes = torch.tensor(vocabulary.codebook_sizes)
+        self._num_codebooks = len(sizes)
+        self._codebooks = torch.arange(len(sizes)).repeat_interleave(sizes)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Bars what must not follow.
@@ -75,20 +79,23 @@ class AudioLogitsProcessor(LogitsProcessor):
         inside = begun > self._last(input_ids, self._end)
         num_codes = length - 1 - begun
         least = self._per_row(self._least, input_ids)
+        frame = self._num_codebooks
+        is_whole = num_codes % frame == 0
         must_close = torch.zeros_like(inside)
         may_begin = ~inside
         if self._most is not None:
-            must_close |= num_codes >= self._per_row(self._most, input_ids)
+            must_close |= num_codes + frame > self._per_row(self._most, input_ids)
         if self._max_length is not None:
-            must_close |= torch.full_like(inside, length + 1 >= self._max_length)
+            must_close |= torch.full_like(inside, length + frame + 1 > self._max_length)
             # A begin, the least number of codes and the end.
-            may_begin &= length + least + 2 <= self._max_length
-        must_close &= inside
-        may_close = must_close | (inside & (num_codes >= least))
+            may_begin &= length + -(-least // frame) * frame + 2 <= self._max_length
+        must_close &= inside & is_whole
+        may_close = must_close | (inside & is_whole & (num_codes >= least))
 
-        is_code = torch.zeros(num_scores, dtype=torch.bool, device=scores.device)
-        is_code[self._codes.to(scores.device)] = True
-        allowed = is_code == inside[:, None]  # codes inside, all else outside
+        # Which codebook an id is of, -1 of none: inside the one whose turn it is, outside none.
+        codebooks = torch.full((num_scores,), -1, device=scores.device)
+        codebooks[self._codes.to(scores.device)] = self._codebooks.to(scores.device)
+        allowed = codebooks == torch.where(inside, num_codes % frame, -1)[:, None]
         allowed &= ~must_close[:, None]
         allowed[:, self._begin] = may_begin
         allowed[:, self._end] = may_close

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from wavtokenizer_hf.codec_files import unflatten_codes
 from wavtokenizer_hf.processing_wavtokenizer import AudioVocabulary
 
 
@@ -164,6 +165,7 @@ class AudioStreamer(BaseStreamer):
         self._started_s = None
         self._in_prompt = True
         self._in_span = False
+        self._frame: list[torch.Tensor] = []
         self._num_to_skip = 0
         self._is_stopped = False
         self._is_generating = False
@@ -184,23 +186,40 @@ class AudioStreamer(BaseStreamer):
                 self._started_s = time.perf_counter()
             if self._skip_prompt:
                 ids = self._open_span(ids)
-                self._num_to_skip = int(self._is_code(ids).sum()) * self._vocabulary.hop_length
+                self._num_to_skip = self._num_samples(int(self._is_code(ids).sum()))
         for position in range(len(ids)):
             self._take_one(ids[position : position + 1])
 
     def _take_one(self, token_id: torch.Tensor) -> None:
         if self._is_code(token_id):
             self._in_span = True
-            self._emit(self._decoder.push(self._vocabulary.to_codes(token_id).reshape(1, 1, 1)))
+            self._frame.append(self._vocabulary.to_codes(token_id))
+            if len(self._frame) == len(self._vocabulary.codebook_sizes):
+                numbers = torch.cat(self._frame).cpu().numpy()
+                codes = torch.from_numpy(unflatten_codes(numbers, self._vocabulary.codebook_sizes))
+                self._frame = []
+                self._emit(self._decoder.push(codes[None].to(token_id.device)))
         else:
             self._close()
 
     def _close(self) -> None:
         if self._in_span:
             self._in_span = False
+            self._frame = []
             self._emit(self._decoder.flush())
             self._decoder.reset()
             self._num_to_skip = 0
+
+    def _num_samples(self, num_codes: int) -> int:
+        """What codes at the end of a prompt make of the sound."""
+        if self._vocabulary.hop_length is None:
+            if num_codes:
+                raise ValueError(
+                    "How long the prompt's codes sound is not known of this codec: end the prompt before its codes, "
+                    "or pass `skip_prompt=False`."
+                )
+            return 0
+        return num_codes // len(self._vocabulary.codebook_sizes) * self._vocabulary.hop_length
 
     def _emit(self, audio_values: torch.Tensor) -> None:
         samples = audio_values.detach().reshape(-1).cpu()  # (1, 1, n) -> (n,)
