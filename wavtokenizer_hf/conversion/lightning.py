@@ -36,7 +36,7 @@ from wavtokenizer_hf.conversion.errors import ConversionError
 _MAX_PICKLE_BYTES = 2**23
 _MAX_PICKLE_STEPS = 2**20
 _MAX_NAME = 80
-_CHUNK_BYTES = 2**24
+_BLOCK_BYTES = 2**24
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -482,10 +482,10 @@ class OriginalCheckpoint:
         if not record.crc:  # torch writes 0 where it was told to compute none.
             return
         crc = 0
-        for start in range(record.start, record.start + record.num_bytes, _CHUNK_BYTES):
-            stop = min(start + _CHUNK_BYTES, record.start + record.num_bytes)
-            with memoryview(self._map) as view, view[start:stop] as chunk:
-                crc = zlib.crc32(chunk, crc)
+        for start in range(record.start, record.start + record.num_bytes, _BLOCK_BYTES):
+            stop = min(start + _BLOCK_BYTES, record.start + record.num_bytes)
+            with memoryview(self._map) as view, view[start:stop] as block:
+                crc = zlib.crc32(block, crc)
             self._let_go(start, stop - start)
         if crc != record.crc:
             raise ConversionError(f"corrupt: the checksum of {what} is wrong")
