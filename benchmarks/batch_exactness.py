@@ -25,9 +25,9 @@ from wavtokenizer_hf.checkpoints import DEFAULT, find_model
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": tuple(PRECISIONS)}
 
 
-def cut(audio: np.ndarray, num_clips: int, longest_s: float, shortest: int, seed: int = 0) -> list[torch.Tensor]:
+def cut(audio: np.ndarray, num_clips: int, longest_s: float, shortest: int) -> list[torch.Tensor]:
     """Clips (T,) from anywhere in the looped audio, in any order; their lengths grow by one factor."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     longest = round(longest_s * SAMPLING_RATE)
     lengths = generator.permutation(np.geomspace(shortest, longest, num_clips).round().astype(int))
     looped = np.resize(audio, len(audio) + longest)

@@ -43,7 +43,7 @@ from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.corpus.reader import ClipReader, ReadClip
 from wavtokenizer_hf.corpus.run import tokenize_corpus
 from wavtokenizer_hf.corpus.source import find_source
-from wavtokenizer_hf.corpus.worker import Means
+from wavtokenizer_hf.corpus.worker import Resources
 
 BASELINE = "loop, file by file"
 FORMATS = (("flac", 24000), ("flac", 16000), ("wav", 44100), ("flac", 48000), ("mp3", 44100), ("ogg", 44100))
@@ -73,9 +73,9 @@ def tokenize(num_workers: int) -> Callable[[Sequence[Path], Path, Codec], None]:
         model, extractor = codec
         listed = out.with_suffix(".tsv")
         listed.write_text("file\n" + "".join(f"{path}\n" for path in files), encoding="utf-8")
-        means = Means(num_workers=num_workers, timeout_s=600)
+        resources = Resources(num_workers=num_workers, timeout_s=600)
         known = codec_of(model, extractor, name="model", fingerprint=fingerprint(model))
-        tokenize_corpus(find_source(listed), out, known, means=means)
+        tokenize_corpus(find_source(listed), out, known, resources=resources)
 
     return work
 

@@ -50,7 +50,7 @@ VARIANTS = {
 }
 
 
-class Codec:
+class VariantCodec:
     """The two operations of a variant, from tensor to tensor."""
 
     def __init__(self, variant: Variant, weights: WavTokenizerModel, backend: str):
@@ -79,7 +79,7 @@ class Codec:
 
 
 def measure(
-    codecs: dict[str, Codec],
+    codecs: dict[str, VariantCodec],
     audio: np.ndarray,
     seconds: float,
     batch_sizes: Sequence[int],
@@ -139,7 +139,7 @@ def main() -> None:
     torch.manual_seed(0)
     weights = WavTokenizerModel(WavTokenizerConfig(upsampling_ratios=list(RELEASED_75))).eval().to(device)
     codecs = {
-        name: Codec(VARIANTS[name], weights, arguments.backend)
+        name: VariantCodec(VARIANTS[name], weights, arguments.backend)
         for name in dict.fromkeys((BASELINE, *arguments.variants))
     }
     audio = read_recordings(arguments.audio)
@@ -175,7 +175,7 @@ def main() -> None:
     print(f"wrote {path}; `python -m benchmarks.table` puts it into the documents")
 
 
-def _first_run(codec: Codec, operation: str, argument: torch.Tensor, device: torch.device) -> dict[str, Any]:
+def _first_run(codec: VariantCodec, operation: str, argument: torch.Tensor, device: torch.device) -> dict[str, Any]:
     """Runs a variant once: whether the memory suffices, and how much of it a call takes."""
     facts: dict[str, Any] = {"fits": True}
     before = 0
@@ -194,7 +194,7 @@ def _first_run(codec: Codec, operation: str, argument: torch.Tensor, device: tor
 
 
 def _breakdowns(
-    codec: Codec, audio: np.ndarray, seconds: float, batch_size: int, device: torch.device
+    codec: VariantCodec, audio: np.ndarray, seconds: float, batch_size: int, device: torch.device
 ) -> dict[str, dict[str, Any]]:
     """Of both operations."""
     clip = clips(audio, seconds, batch_size).to(device)

@@ -509,7 +509,7 @@ def test_the_benchmark_of_throughput_runs_and_its_tables_show_it(run_script):
 def test_a_variant_computes_what_the_model_does(name):
     torch._dynamo.reset()
     model = tiny_model(upsampling_ratios=[5, 4], decoder_num_layers=1)
-    codec = throughput.Codec(throughput.VARIANTS[name], model, backend="eager")
+    codec = throughput.VariantCodec(throughput.VARIANTS[name], model, backend="eager")
     with torch.inference_mode():
         codes = model.encode(noise(2, 1, 1600)).audio_codes
         audio = model.decode(codes).audio_values
@@ -521,7 +521,7 @@ def test_a_variant_computes_what_the_model_does(name):
 
 def test_a_batch_that_does_not_fit_is_told(monkeypatch):
     codecs = {
-        name: throughput.Codec(throughput.VARIANTS[name], tiny_model(), "eager")
+        name: throughput.VariantCodec(throughput.VARIANTS[name], tiny_model(), "eager")
         for name in (throughput.BASELINE, "TF32")
     }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, Source, identify, resolve, sha256_of
+from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, CheckpointSource, identify, resolve, sha256_of
 from conversion.errors import ConversionError, UsageError
 
 LARGE = "novateur/WavTokenizer-large-speech-75token"
@@ -85,11 +85,11 @@ def test_a_folder_is_no_source(tmp_path):
 def test_a_file_on_this_machine_comes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("small-speech-75token").touch()
-    assert resolve("small-speech-75token") == Source(path=Path("small-speech-75token"))
+    assert resolve("small-speech-75token") == CheckpointSource(path=Path("small-speech-75token"))
 
 
 def test_any_file_on_the_hub_can_be_named():
-    assert resolve("someone/fine-tune:step_10.ckpt") == Source(repo="someone/fine-tune", file="step_10.ckpt")
+    assert resolve("someone/fine-tune:step_10.ckpt") == CheckpointSource(repo="someone/fine-tune", file="step_10.ckpt")
 
 
 def test_a_download_asks_for_repository_file_and_revision(monkeypatch):
@@ -156,10 +156,10 @@ def test_a_release_with_another_digest_than_known_is_refused():
 
 
 def test_a_local_file_is_recognised_by_its_digest_and_by_nothing_else():
-    known = identify(Source(path=Path("renamed.ckpt")), "721a204f" + "0" * 56)
+    known = identify(CheckpointSource(path=Path("renamed.ckpt")), "721a204f" + "0" * 56)
     assert known is not None
     assert known.name == "small-speech-75token"
-    assert identify(Source(path=Path("WavTokenizer_small_320_24k_4096.ckpt")), "0" * 64) is None
+    assert identify(CheckpointSource(path=Path("WavTokenizer_small_320_24k_4096.ckpt")), "0" * 64) is None
 
 
 def test_a_release_without_a_known_digest_is_taken_as_it_comes():

@@ -5,16 +5,16 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavtokenizer_hf.corpus.batches import BATCHES_IN_WINDOW, batches, windows
+from wavtokenizer_hf.corpus.batches import BATCHES_IN_POOL, batches, pools
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 
 
 @given(lengths, st.integers(1, 400))
 def test_every_clip_is_in_one_batch_which_stays_within_its_budget(lengths, budget):
-    window = list(enumerate(lengths))
-    made = list(batches(window, budget))
-    assert sorted(itertools.chain(*made)) == window
+    pool = list(enumerate(lengths))
+    made = list(batches(pool, budget))
+    assert sorted(itertools.chain(*made)) == pool
     for batch in made:
         padded = len(batch) * max(length for _, length in batch)
         assert padded <= budget or len(batch) == 1
@@ -32,16 +32,16 @@ def test_batches_go_down_in_length_and_none_could_join_the_next(lengths, budget)
 @given(lengths, st.integers(1, 400))
 def test_windows_keep_the_order_and_end_once_they_hold_enough(lengths, budget):
     clips = list(enumerate(lengths))
-    made = list(windows(iter(clips), budget))
+    made = list(pools(iter(clips), budget))
     assert list(itertools.chain(*made)) == clips
-    enough = BATCHES_IN_WINDOW * budget
-    for window in made[:-1]:
-        assert sum(length for _, length in window) >= enough
-    for window in made:
-        assert sum(length for _, length in window[:-1]) < enough
+    enough = BATCHES_IN_POOL * budget
+    for pool in made[:-1]:
+        assert sum(length for _, length in pool) >= enough
+    for pool in made:
+        assert sum(length for _, length in pool[:-1]) < enough
 
 
 def test_clips_of_like_length_share_a_batch():
-    window = [("a", 100), ("b", 10), ("c", 99), ("d", 11), ("e", 10)]
-    names = [[name for name, _ in batch] for batch in batches(window, 200)]
+    pool = [("a", 100), ("b", 10), ("c", 99), ("d", 11), ("e", 10)]
+    names = [[name for name, _ in batch] for batch in batches(pool, 200)]
     assert names == [["a", "c"], ["d", "b", "e"]]

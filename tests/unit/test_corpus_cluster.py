@@ -10,9 +10,9 @@ from tests.tiny import tiny_model
 from tests.tiny_corpus import codes_alone, plan_for, tiny_codec, write_recordings
 from wavtokenizer_hf.corpus import cluster
 from wavtokenizer_hf.corpus.cluster import RayRunner, ShardActor
-from wavtokenizer_hf.corpus.run import Job
+from wavtokenizer_hf.corpus.run import ShardJob
 from wavtokenizer_hf.corpus.source import find_source
-from wavtokenizer_hf.corpus.worker import Means
+from wavtokenizer_hf.corpus.worker import Resources
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def job(tmp_path):
 def test_the_model_that_travels_is_a_copy_which_can_be_pickled(tmp_path):
     write_recordings(tmp_path / "in", 1)
     source, model = find_source(tmp_path / "in"), tiny_model()
-    job = Job(plan_for(tmp_path / "out", source, model), source, tiny_codec(model), Means())
+    job = ShardJob(plan_for(tmp_path / "out", source, model), source, tiny_codec(model), Resources())
     there = pickle.loads(pickle.dumps(cluster._portable(job)))
     assert (there.codec.model.is_fused, model.is_fused) == (True, False)
     (shard,) = there.worker().encode([there.plan.shard(0)])
@@ -54,6 +54,6 @@ def test_what_an_actor_could_not_do_ends_the_run_in_one_sentence(job, monkeypatc
     ray = types.SimpleNamespace(data=data, is_initialized=lambda: True, cluster_resources=dict, put=lambda job: job)
     monkeypatch.setattr(cluster, "_import_ray", lambda: ray)
     monkeypatch.setattr(cluster, "_portable", lambda job: job)
-    job.means = types.SimpleNamespace(num_workers=0)
+    job.resources = types.SimpleNamespace(num_workers=0)
     with pytest.raises(OSError, match=r"^the disk is full \(on node-7\)$"):
         RayRunner(1)(job, [0], None, None)

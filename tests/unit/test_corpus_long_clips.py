@@ -20,7 +20,7 @@ from wavtokenizer_hf.corpus.long_clips import encode_long_clip
 from wavtokenizer_hf.corpus.plan import Settings, Shard
 from wavtokenizer_hf.corpus.reader import SILENCE, ClipReader, Failure, LongClip
 from wavtokenizer_hf.corpus.source import find_source
-from wavtokenizer_hf.corpus.worker import Means, Worker
+from wavtokenizer_hf.corpus.worker import Resources, Worker
 
 # Processes are forked here, because starting them anew takes seconds each.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -112,7 +112,9 @@ def test_a_long_clip_that_its_reading_process_is_lost_to_is_a_failure_and_the_ne
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(prefetch.multiprocessing, "get_context", lambda method: fork)
     source = find_source(tmp_path)
-    with contextlib.closing(Worker(tiny_codec(), source, Settings(), Means(num_workers=1, memory_gb=1e-6))) as worker:
+    with contextlib.closing(
+        Worker(tiny_codec(), source, Settings(), Resources(num_workers=1, memory_gb=1e-6))
+    ) as worker:
         (result,) = worker.encode([Shard(0, list(source.clips()))])
     first, fatal_one, last = result.outcomes
     assert fatal_one == Failure("crashed", "the process that read it died")
@@ -124,7 +126,7 @@ def test_a_feature_extractor_that_sets_the_level_reads_every_clip_as_a_whole(tmp
     soundfile.write(tmp_path / "a.wav", noise(24000), 24000)
     extractor = WavTokenizerFeatureExtractor(hop_length=HOP, peak_db=-3.0)
     source = find_source(tmp_path)
-    worker = Worker(codec_of(tiny_model(), extractor), source, Settings(), Means(memory_gb=1e-6))
+    worker = Worker(codec_of(tiny_model(), extractor), source, Settings(), Resources(memory_gb=1e-6))
     (clip,) = source.clips()
     (result,) = worker.encode([Shard(0, [clip])])
     inputs = extractor(clip.path, return_tensors="pt")

@@ -20,8 +20,8 @@ from tests.tiny_corpus import codes_alone, errors_of, log_of, rows_of, tokenize,
 from wavtokenizer_hf import WavTokenizerEncoderModel, fingerprint
 from wavtokenizer_hf.corpus import run as run_module
 from wavtokenizer_hf.corpus import shards
-from wavtokenizer_hf.corpus.log import RunLog, read_logs
-from wavtokenizer_hf.corpus.progress import Progress, listing
+from wavtokenizer_hf.corpus.log import CorpusLog, read_logs
+from wavtokenizer_hf.corpus.progress import CorpusProgress, listing
 from wavtokenizer_hf.corpus.run import run_here
 from wavtokenizer_hf.corpus.source import find_source
 from wavtokenizer_hf.corpus.statistics import Statistics
@@ -153,11 +153,11 @@ def test_the_log_tells_of_starts_shards_errors_and_the_end(corpus):
 
 
 def test_a_line_of_the_log_that_was_cut_short_spoils_no_other(tmp_path):
-    RunLog(tmp_path).write("start", number=1)
+    CorpusLog(tmp_path).write("start", number=1)
     path = tmp_path / "log" / "00000.jsonl"
     path.write_bytes(path.read_bytes() + b'{"time": "20')
-    RunLog(tmp_path).write("end")
-    RunLog(tmp_path, 3).write("start", number=2)
+    CorpusLog(tmp_path).write("end")
+    CorpusLog(tmp_path, 3).write("start", number=2)
     assert [(entry["event"], entry.get("number")) for entry in read_logs(tmp_path)] == [
         ("start", 1),
         ("end", None),
@@ -345,7 +345,7 @@ def test_status_tells_how_far_a_corpus_is(recordings, tmp_path):
 
 
 def test_the_speed_is_that_since_the_last_start(tmp_path, monkeypatch):
-    log = RunLog(tmp_path)
+    log = CorpusLog(tmp_path)
     for second, event, content in [
         (0, "start", {"process": 0}),
         (1, "shard", {"audio_s": 1000.0}),
@@ -371,7 +371,7 @@ def test_a_bar_counts_clips_hours_and_errors_also_of_other_processes(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("wavtokenizer_hf.corpus.progress._LOOK_EVERY_S", 0.01)
     plan = read_status(corpus).plan
-    with Progress(plan, Statistics(plan)) as progress:
+    with CorpusProgress(plan, Statistics(plan)) as progress:
         progress.add(4, 24000 * 3600, 1)
         assert progress._bar.tasks[0].completed == 4
         assert progress._bar.tasks[0].fields["figures"].startswith("1.00 h · ")
@@ -386,7 +386,7 @@ def test_a_bar_counts_clips_hours_and_errors_also_of_other_processes(
 def test_a_narrow_terminal_cuts_nothing_off_the_bar(corpus, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "44")
     plan = read_status(corpus).plan
-    with Progress(plan, Statistics(plan)) as progress:
+    with CorpusProgress(plan, Statistics(plan)) as progress:
         progress.add(4, 24000 * 3600, 1)
     shown = " ".join(capsys.readouterr().err.replace("━", "").split())
     assert re.search(r"4/11 clips · 1\.00 h · [\d,]+x real time · 1 errors · (\?|[\d:]+) left$", shown)
@@ -397,7 +397,7 @@ def test_a_file_for_stderr_gets_a_line_every_minute(corpus, monkeypatch, capsys)
     now = [0.0]
     monkeypatch.setattr("wavtokenizer_hf.corpus.progress.time.monotonic", lambda: now[0])
     plan = read_status(corpus).plan
-    with Progress(plan, Statistics(plan)) as progress:
+    with CorpusProgress(plan, Statistics(plan)) as progress:
         for now[0] in (10.0, 70.0, 80.0, 130.0):
             progress.add(1, 24000 * 36, 0)
         lines = capsys.readouterr().err.splitlines()

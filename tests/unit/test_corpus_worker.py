@@ -14,7 +14,7 @@ from wavtokenizer_hf.corpus import worker as worker_module
 from wavtokenizer_hf.corpus.plan import Settings
 from wavtokenizer_hf.corpus.reader import Failure
 from wavtokenizer_hf.corpus.source import find_source
-from wavtokenizer_hf.corpus.worker import EncodedClip, Means, Worker, batch_samples, encode_together
+from wavtokenizer_hf.corpus.worker import EncodedClip, Resources, Worker, batch_samples, encode_together
 
 # At 4 filters of 4 bytes and 4 values for each: 64 bytes a sample.
 BYTES_PER_SAMPLE = 64
@@ -33,7 +33,7 @@ def encode(folder, out, memory_gb: float | None = None, **settings):
         tiny_codec(),
         source,
         Settings(**settings),
-        Means(memory_gb=memory_gb),
+        Resources(memory_gb=memory_gb),
         on_clips=lambda *numbers: told.append(numbers),
     )
     return list(worker.encode(plan.shard(index) for index in range(plan.num_shards))), told
@@ -59,8 +59,8 @@ def test_whatever_is_under_way_at_once_changes_nothing_and_leaves_all_as_it_was(
     weights, environment, before = model.state_dict(), dict(os.environ), torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        means = Means(memory_gb=memory_for(3000))
-        worker = Worker(tiny_codec(model), source, Settings(shard_clips=4), means)
+        resources = Resources(memory_gb=memory_for(3000))
+        worker = Worker(tiny_codec(model), source, Settings(shard_clips=4), resources)
         results = list(worker.encode(plan.shard(index) for index in range(plan.num_shards)))
         worker.close()
         assert torch.get_num_threads() == num_threads

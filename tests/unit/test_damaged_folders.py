@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_causal_config, tiny_config, tiny_model
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor
-from wavtokenizer_hf.cli.codec import load_codec
+from wavtokenizer_hf.cli.codec import open_codec
 from wavtokenizer_hf.codec_files import check_same_codec
 from wavtokenizer_hf.codecs.registry import codec_of
 from wavtokenizer_hf.hub.export import export_to_hub_folder
@@ -125,7 +125,7 @@ def test_a_damaged_folder_is_one_error_with_the_reason(whole, tmp_path, damage, 
     folder = shutil.copytree(whole, tmp_path / "torn")
     damage(folder)
     with pytest.raises((ValueError, OSError, RuntimeError)) as raised:
-        load_codec(str(folder), "encoder")
+        open_codec(str(folder), "encoder")
     assert reason in " ".join(str(raised.value).split())
     assert "torn" in str(raised.value)
 

@@ -3,6 +3,8 @@ import pickle
 import pickletools
 import struct
 import sys
+import time
+import tracemalloc
 import warnings
 import zipfile
 from datetime import datetime, timezone
@@ -328,6 +330,37 @@ def test_a_key_whose_hash_would_overflow_the_stack_is_passed_over():
     assert len(found) == 2
 
 
+def binary(text):
+    return b"X" + struct.pack("<I", len(text)) + text
+
+
+LONG_NAME = b"a" * 2**20
+LONG_NUMBER = b"\x8b" + struct.pack("<i", 6 * 2**20) + b"\x01" * 6 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("said_once", "used"),
+    [
+        (b"c" + LONG_NAME + b"\nb\nq\x000", b"h\x00)R"),
+        (b"(" + binary(b"storage") + b"c" + LONG_NAME + b"\nb\nNNNtq\x000", b"h\x00Q"),
+        (b"(" + binary(b"storage") + b"ctorch\nFloatStorage\n" + binary(LONG_NAME) + b"NK\x01tq\x000", b"h\x00Q"),
+        (b"(" + b"K\x01N\x86" * 2**14 + b"l\x85q\x000ccollections\nOrderedDict\nq\x010", b"h\x01h\x00R"),
+        (LONG_NUMBER + b"q\x000", b"}h\x00Ns"),
+        (b")q\x000" + b"h\x00h\x00\x86q\x000" * 60, b"}h\x00Ns"),
+    ],
+    ids=["name", "kind of storage", "record", "pairs", "number", "tuple"],
+)
+def test_what_a_pickle_says_once_costs_no_more_each_time_it_is_used(said_once, used):
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        assert len(read_pickle(b"(" + said_once + used * 3000 + b"l.")) == 3000
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 5
+
+
 def test_a_memo_index_of_four_billion_takes_no_memory():
     assert read_pickle(b"\x80\x04K\x05r\xff\xff\xff\xff0j\xff\xff\xff\xff.") == 5
 
@@ -365,8 +398,8 @@ def test_a_broken_pickle_is_one_line(data):
 
 @pytest.mark.parametrize("instruction", [b"(", b"}", b"N0"])
 def test_a_pickle_of_endless_steps_is_given_up(instruction):
-    with pytest.raises(ConversionError, match=r"no STOP within 2,097,152 steps"):
-        read_pickle(instruction * (2**21 + 1))
+    with pytest.raises(ConversionError, match=r"no STOP within 1,048,576 steps"):
+        read_pickle(instruction * (2**20 + 1))
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -29,8 +29,8 @@ _BOUND_NAME = re.compile(
     r"(_?(s|secs?|seconds?|ms|msecs?|millis(econds)?|us|ns|times?|timestamps?|at|pos(ition)?|samples?|frames?))?",
     re.IGNORECASE,
 )
-_SPAN_NAME = re.compile(r"seg(ment)?|interval|range|span|slice|bounds|time_?(stamps?|range|span)?", re.IGNORECASE)
-_SPAN = re.compile(r"\[\s*[\d.]+\s*,\s*[\d.]+\s*\]")
+_PART_NAME = re.compile(r"seg(ment)?|interval|range|span|slice|bounds|time_?(stamps?|range|span)?", re.IGNORECASE)
+_PART = re.compile(r"\[\s*[\d.]+\s*,\s*[\d.]+\s*\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,12 @@ def find_entries(source: str | os.PathLike[str]) -> list[Entry]:
     Raises:
         FileNotFoundError, ValueError: As `iterate_entries`; and for a line of a manifest that cannot be read.
     """
-    return _without_problems(iterate_entries(source))
+    checked = []
+    for entry in iterate_entries(source):
+        if entry.problem:
+            raise ValueError(f"{entry.path}: {entry.problem}")
+        checked.append(entry)
+    return checked
 
 
 def iterate_entries(
@@ -84,9 +89,9 @@ def iterate_entries(
     path = Path(source)
     manifests = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
     if manifests:
-        yield from iterate_manifest(manifests[0])
+        yield from _iterate_manifest(manifests[0])
     elif path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
-        yield from iterate_manifest(path)
+        yield from _iterate_manifest(path)
     elif path.is_file() and path.suffix.lower() not in AUDIO_SUFFIXES:
         raise ValueError(
             f"{path} is neither a recording nor a manifest by its suffix: a manifest, which is a list of recordings, "
@@ -99,16 +104,7 @@ def iterate_entries(
         yield from (Entry(file.path, file.relative.as_posix()) for file in found)
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
-    """Reads a list of recordings.
-
-    Raises:
-        FileNotFoundError, ValueError: As `iterate_manifest`; and for a line that cannot be read.
-    """
-    return _without_problems(iterate_manifest(path))
-
-
-def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
+def _iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
     """Reads a list of recordings: tab-separated columns under a header (`.tsv`), or one JSON object a line (`.jsonl`).
 
     The column `file`, or else `path` or `audio_filepath`, names the recording, relative to the manifest's folder.
@@ -124,10 +120,7 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    readers = {".tsv": _tsv_reader, ".jsonl": _jsonl_reader}
-    reader_for = readers.get(path.suffix.lower())
-    if reader_for is None:
-        raise ValueError(f"a manifest ends in {' or '.join(MANIFEST_SUFFIXES)}, got {path}")
+    reader_for = {".tsv": _tsv_reader, ".jsonl": _jsonl_reader}[path.suffix.lower()]
     is_empty = True
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as text:
         lines = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
@@ -143,15 +136,6 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[Entry]:
                 yield Entry(path, f"{path.name}:{number}", problem=f"line {number}: {_short(str(error))}")
     if is_empty:
         raise ValueError(f"{path} lists no recording")
-
-
-def _without_problems(entries: Iterable[Entry]) -> list[Entry]:
-    checked = []
-    for entry in entries:
-        if entry.problem:
-            raise ValueError(f"{entry.path}: {entry.problem}")
-        checked.append(entry)
-    return checked
 
 
 def _checked_text(line: str) -> str:
@@ -240,7 +224,7 @@ def _seems_to_bound(name: str, text: str) -> bool:
     """Whether a column that is not known may say which part of a recording is meant."""
     if not text or name in _KNOWN_BOUNDS:
         return False
-    return bool(_BOUND_NAME.fullmatch(name) or (_SPAN_NAME.fullmatch(name) and _SPAN.fullmatch(text)))
+    return bool(_BOUND_NAME.fullmatch(name) or (_PART_NAME.fullmatch(name) and _PART.fullmatch(text)))
 
 
 def _first(columns: Mapping[str, str], names: tuple[str, ...]) -> str:

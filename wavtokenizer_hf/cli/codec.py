@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wavtokenizer_hf.conversion.checkpoints import ReleasedCheckpoint
 
 
-def load_codec(
+def open_codec(
     name: str, part: "Part", *, revision: str = "main", device: str = "cpu", dtype: str = "float32"
 ) -> "Codec":
     """As `codecs.loading.load_codec`, of any name that `find_codec` takes.

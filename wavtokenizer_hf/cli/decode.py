@@ -64,9 +64,9 @@ def decode(
             skip_existing=skip_existing,
         )
 
-        from wavtokenizer_hf.cli.codec import decode_options, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, open_codec
 
-        codec = load_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
+        codec = open_codec(model, "decoder", revision=revision, device=device, dtype=dtype.value)
         import torch
 
         from wavtokenizer_hf.streaming import decode_long

@@ -71,9 +71,9 @@ def encode(
         )
 
         from wavtokenizer_hf.audio_input import open_audio, versions
-        from wavtokenizer_hf.cli.codec import load_codec
+        from wavtokenizer_hf.cli.codec import open_codec
 
-        codec = load_codec(model, "encoder", revision=revision, device=device, dtype=dtype.value)
+        codec = open_codec(model, "encoder", revision=revision, device=device, dtype=dtype.value)
         from wavtokenizer_hf.streaming import encode_long
 
         def work(job: Job) -> None:

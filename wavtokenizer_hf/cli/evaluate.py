@@ -117,7 +117,7 @@ def evaluate(
         with wrong_use(FileNotFoundError, debug=debug):
             entries = [] if are_pairs else find_entries(second)
 
-        from wavtokenizer_hf.cli.codec import decode_options, find_codec, find_device, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, find_codec, find_device, open_codec
 
         if not are_pairs:
             first = find_codec(first)
@@ -140,7 +140,7 @@ def evaluate(
             described = None
             title = f"{_name(second)} against {_name(first)}"
         else:
-            codec = load_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
+            codec = open_codec(first, "whole", revision=revision, device=device, dtype=dtype.value)
             told = decode_options(codec, bandwidth_id)
             pairs = CodecPairs(codec, entries, told, allow_incomplete=allow_incomplete)
             described = describe_model(codec)

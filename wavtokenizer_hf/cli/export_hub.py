@@ -35,7 +35,7 @@ def export_hub(
     """
     with reporting(debug):
         directory = Path(options.one_output(directory, output))
-        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+        from wavtokenizer_hf.cli.codec import find_codec, open_codec
 
         model = find_codec(model)
         from wavtokenizer_hf.hub.export import export_to_hub_folder
@@ -43,7 +43,7 @@ def export_hub(
 
         with wrong_use(FileExistsError, debug=debug):
             check_target(directory, overwrite)
-        codec = load_codec(model, "whole", revision=revision, dtype="stored")
+        codec = open_codec(model, "whole", revision=revision, dtype="stored")
         card = Path(model, "README.md")
         folder = export_to_hub_folder(
             codec.model,

@@ -60,12 +60,12 @@ def _describe_codes(path: str) -> dict[str, Any]:
 
 
 def _describe_model(name: str, revision: str) -> dict[str, Any]:
-    from wavtokenizer_hf.cli.codec import find_codec, load_codec
+    from wavtokenizer_hf.cli.codec import find_codec, open_codec
 
     name = find_codec(name)
     from wavtokenizer_hf.hub.stored_weights import read_stored_weights
 
-    codec = load_codec(name, "stored", revision=revision)
+    codec = open_codec(name, "stored", revision=revision)
     stored = read_stored_weights(name, revision)
     facts = codec.spec.facts()
     return {

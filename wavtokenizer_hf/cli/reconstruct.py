@@ -69,9 +69,9 @@ def reconstruct(
             report=report,
         )
 
-        from wavtokenizer_hf.cli.codec import decode_options, load_codec
+        from wavtokenizer_hf.cli.codec import decode_options, open_codec
 
-        codec = load_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
+        codec = open_codec(model, "whole", revision=revision, device=device, dtype=dtype.value)
         import torch
 
         told = decode_options(codec, bandwidth_id)

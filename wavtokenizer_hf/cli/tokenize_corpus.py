@@ -115,7 +115,7 @@ def tokenize_corpus(
         if actors and not is_on_ray:
             raise typer.BadParameter("--actors goes with --ray")
 
-        from wavtokenizer_hf.cli.codec import find_codec, load_codec
+        from wavtokenizer_hf.cli.codec import find_codec, open_codec
 
         model = find_codec(model)
         from wavtokenizer_hf.corpus.source import find_source
@@ -127,11 +127,11 @@ def tokenize_corpus(
         from wavtokenizer_hf.corpus.cluster import RayRunner
         from wavtokenizer_hf.corpus.launch import joined_processes
         from wavtokenizer_hf.corpus.plan import Settings
-        from wavtokenizer_hf.corpus.worker import Means
+        from wavtokenizer_hf.corpus.worker import Resources
 
         with joined_processes() as processes:
             place = "cpu" if is_on_ray else device
-            codec = load_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
+            codec = open_codec(model, "encoder", revision=revision, device=place, dtype=dtype.value)
             try:
                 with wrong_use(FileNotFoundError, FileExistsError, debug=debug):
                     statistics = run.tokenize_corpus(
@@ -141,7 +141,7 @@ def tokenize_corpus(
                         settings=Settings(
                             dtype.value, shard_clips, shard_mb, max_hours, keep_silent, allow_incomplete
                         ),
-                        means=Means(_num_workers() if workers is None else workers, memory_gb, timeout),
+                        resources=Resources(_num_workers() if workers is None else workers, memory_gb, timeout),
                         processes=processes,
                         runner=RayRunner(actors) if is_on_ray else run.run_here,
                         shows_progress=True,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from wavtokenizer_hf import WavTokenizerConfig
 from wavtokenizer_hf.audio.shown import folded
-from wavtokenizer_hf.conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, ReleasedCheckpoint, Source
+from wavtokenizer_hf.conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, CheckpointSource, ReleasedCheckpoint
 from wavtokenizer_hf.hub.model_card import render_model_card
 
 
 def converted_card(
     config: WavTokenizerConfig,
-    source: Source,
+    source: CheckpointSource,
     release: ReleasedCheckpoint | None,
     file_name: str,
     sha256: str,

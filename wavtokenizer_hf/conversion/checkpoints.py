@@ -11,7 +11,7 @@ from pathlib import Path
 from wavtokenizer_hf.checkpoints import DEFAULT
 from wavtokenizer_hf.conversion.errors import ConversionError, UsageError, listed
 
-_CHUNK_BYTES = 2**22
+_BLOCK_BYTES = 2**22
 
 # Strides of the encoder by codes per second; everything else is the same in all releases.
 UPSAMPLING_RATIOS = {75: (8, 5, 4, 2), 40: (6, 5, 5, 4)}
@@ -174,7 +174,7 @@ _HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """What a SOURCE means, before anything is downloaded.
 
     Args:
@@ -222,7 +222,7 @@ class Source:
         return files[0]
 
 
-def resolve(source: str) -> Source:
+def resolve(source: str) -> CheckpointSource:
     """Finds what SOURCE means: a file on this machine, else `REPO:FILE` on the Hub, else a name of the table.
 
     Names are compared without regard to case, `-` or `_`, and the ending `.ckpt`. A repository's name stands for its
@@ -233,7 +233,7 @@ def resolve(source: str) -> Source:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return Source(path=path)
+        return CheckpointSource(path=path)
     if path.exists():
         raise UsageError(f"{source} is no file; name a .ckpt file, REPO:FILE or a released checkpoint")
     repo_and_file = _HUB_FILE.fullmatch(source)
@@ -258,15 +258,15 @@ def is_released_repository(name: str) -> bool:
     return name.casefold() in {repo.casefold() for repo in (*REFUSED, *(release.repo for release in RELEASED))}
 
 
-def _resolve_hub_file(repo: str, file: str) -> Source:
+def _resolve_hub_file(repo: str, file: str) -> CheckpointSource:
     _refuse_empty(repo)
     for release in RELEASED:
         if release.repo.casefold() == repo.casefold() and release.file == file:
             return _of(release)
-    return Source(repo=repo, file=file)
+    return CheckpointSource(repo=repo, file=file)
 
 
-def _resolve_name(source: str, not_found: str, further_names: Sequence[str] = ()) -> Source:
+def _resolve_name(source: str, not_found: str, further_names: Sequence[str] = ()) -> CheckpointSource:
     _refuse_empty(source)
     wanted = _normalised(source)
     for release in RELEASED:
@@ -300,24 +300,24 @@ def _normalised(name: str) -> str:
     return name.casefold().replace("_", "-").removesuffix(".ckpt")
 
 
-def _of(release: ReleasedCheckpoint) -> Source:
-    return Source(repo=release.repo, file=release.file, revision=release.revision, release=release)
+def _of(release: ReleasedCheckpoint) -> CheckpointSource:
+    return CheckpointSource(repo=release.repo, file=release.file, revision=release.revision, release=release)
 
 
 def sha256_of(path: Path, on_read: Callable[[int], None] = lambda num_bytes: None) -> str:
-    """Hexadecimal SHA-256 of a file; `on_read` is called with the size of each piece."""
+    """Hexadecimal SHA-256 of a file; `on_read` is called with the size of each block."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while piece := file.read(_CHUNK_BYTES):
-                digest.update(piece)
-                on_read(len(piece))
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                on_read(len(block))
     except OSError as error:
         raise ConversionError(f"cannot read {path}: {error.strerror}") from None
     return digest.hexdigest()
 
 
-def identify(source: Source, sha256: str) -> ReleasedCheckpoint | None:
+def identify(source: CheckpointSource, sha256: str) -> ReleasedCheckpoint | None:
     """The release that a file is; a file on this machine is recognised by its digest, whatever its name.
 
     Raises:

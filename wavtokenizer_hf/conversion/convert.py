@@ -23,7 +23,7 @@ from wavtokenizer_hf.hub.folder import check_target, replacing_model
 DISCRIMINATORS = "discriminators.safetensors"
 
 # What is going on, how many bytes are done, of how many.
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def convert(
     causal: bool | None = None,
     keep_discriminators: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: OnProgress = lambda what, done, total: None,
 ) -> Conversion:
     """Writes a checkpoint of WavTokenizer or SimVQ as a folder that `WavTokenizerModel.from_pretrained` loads.
 
@@ -137,7 +137,7 @@ def _reporting_write_errors(out: Path) -> Iterator[None]:
         raise ConversionError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _hash(path: Path, progress: Progress) -> str:
+def _hash(path: Path, progress: OnProgress) -> str:
     size = path.stat().st_size
     return checkpoints.sha256_of(path, _Counter(progress, "checking", size))
 
@@ -162,9 +162,9 @@ def _architecture(
 
 
 class _Counter:
-    """Turns sizes of pieces into a running total."""
+    """Turns sizes of blocks into a running total."""
 
-    def __init__(self, progress: Progress, what: str, total: int):
+    def __init__(self, progress: OnProgress, what: str, total: int):
         self._progress, self._what, self._total = progress, what, total
         self._done = 0
 

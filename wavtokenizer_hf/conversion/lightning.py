@@ -4,6 +4,11 @@ A pickle is a program for a small stack machine, and the one of the standard lib
 names. The machine here has no instruction that calls anything: it builds lists, dicts and plain values, recognises the
 few functions that describe a tensor, and puts an inert `Placeholder` wherever the file asks for another object.
 
+`pickle.Unpickler` with an inert `find_class` would call nothing either, but its dicts and its memo are out of reach:
+nested tuples as a key overflow its stack (200 kB) or are hashed without end (400 bytes), a whole number of 16 MB is
+hashed again for each entry that it is the key of, and a memo index takes memory of its own size. Here, steps and bytes
+are limited, a key is a short number or a string, and nothing that a file says once is copied each time it is used.
+
 Tensors stay on disk. The file is mapped, a tensor is copied out when it is asked for, and its pages are let go again.
 """
 
@@ -27,10 +32,11 @@ import torch
 from wavtokenizer_hf.audio.shown import folded
 from wavtokenizer_hf.conversion.errors import ConversionError
 
-# A released checkpoint's pickle, optimiser states included, is about 1 MB.
-_MAX_PICKLE_BYTES = 32 * 2**20
-_MAX_PICKLE_STEPS = 2**21
-_CHUNK_BYTES = 2**24
+# A released checkpoint's pickle, optimiser states included, is about 1 MB, and about 3 bytes are a step.
+_MAX_PICKLE_BYTES = 2**23
+_MAX_PICKLE_STEPS = 2**20
+_MAX_NAME = 80
+_BLOCK_BYTES = 2**24
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -56,7 +62,7 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module[:_MAX_NAME]}.{self.name[:_MAX_NAME]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,17 +149,15 @@ def _subclass(arguments: tuple) -> object:
 
 
 def _ordered_dict(arguments: tuple) -> object:
-    pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-    return {pair[0]: pair[1] for pair in pairs if _is_pair(pair)}
-
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and _is_key(value[0])
+    """Python 3 pickles it empty, and sets its items afterwards."""
+    return Placeholder("it is a dict made of something") if arguments else {}
 
 
 def _is_key(value: object) -> bool:
-    # Only keys whose hash is cheap: that of a tuple recurses, and a deep one overflows the interpreter's stack.
-    return isinstance(value, (str, bytes, int, float)) or value is None
+    # Only keys whose hash is cheap: that of a tuple recurses, and that of a long number is taken anew each time.
+    if isinstance(value, int):
+        return value.bit_length() <= 1024
+    return isinstance(value, (str, bytes, float)) or value is None
 
 
 _UNDERSTOOD: dict[Name, Callable[[tuple], object]] = {
@@ -188,7 +192,7 @@ def _storage(identity: object) -> object:
     if not isinstance(kind, Name) or kind.module not in ("torch", "torch.cuda") or kind.name not in _STORAGE_DTYPES:
         of_what = f", a {kind}," if isinstance(kind, Name) else ""
         return Placeholder(f"its storage{of_what} is not one of plain numbers")
-    if not isinstance(key, str) or not _is_count(num_elements):
+    if not isinstance(key, str) or len(key) > _MAX_NAME or not _is_count(num_elements):
         return Placeholder("its storage is not described by a name and a size")
     return Storage(f"data/{key}", _STORAGE_DTYPES[kind.name], num_elements)
 
@@ -221,7 +225,7 @@ class _StackMachine:
                 self.memo[len(self.memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
+            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT" | "NONE":
                 stack.append(argument)
             case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
                 stack.append(argument)
@@ -229,8 +233,6 @@ class _StackMachine:
                 stack.append(argument)
             case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
                 stack.append(argument)
-            case "NONE":
-                stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(name == "NEWTRUE")
             case "MARK":
@@ -480,10 +482,10 @@ class OriginalCheckpoint:
         if not record.crc:  # torch writes 0 where it was told to compute none.
             return
         crc = 0
-        for start in range(record.start, record.start + record.num_bytes, _CHUNK_BYTES):
-            stop = min(start + _CHUNK_BYTES, record.start + record.num_bytes)
-            with memoryview(self._map) as view, view[start:stop] as chunk:
-                crc = zlib.crc32(chunk, crc)
+        for start in range(record.start, record.start + record.num_bytes, _BLOCK_BYTES):
+            stop = min(start + _BLOCK_BYTES, record.start + record.num_bytes)
+            with memoryview(self._map) as view, view[start:stop] as block:
+                crc = zlib.crc32(block, crc)
             self._let_go(start, stop - start)
         if crc != record.crc:
             raise ConversionError(f"corrupt: the checksum of {what} is wrong")
@@ -501,7 +503,7 @@ class OriginalCheckpoint:
         storage = value.storage
         place = self._records.get(storage.record_name)
         if place is None:
-            return Placeholder(f"the file has no record {folded(storage.record_name)[:80]}")
+            return Placeholder(f"the file has no record {folded(storage.record_name)}")
         if storage.num_elements * storage.dtype.itemsize > place.num_bytes:
             return Placeholder(
                 f"its storage of {storage.num_elements} elements has {place.num_bytes} bytes in the file"

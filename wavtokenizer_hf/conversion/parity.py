@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
 from wavtokenizer_hf.conversion import checkpoints
 from wavtokenizer_hf.conversion.architecture import infer_settings
-from wavtokenizer_hf.conversion.convert import DISCRIMINATORS, Progress
+from wavtokenizer_hf.conversion.convert import DISCRIMINATORS, OnProgress
 from wavtokenizer_hf.conversion.errors import ConversionError, UsageError
 from wavtokenizer_hf.conversion.key_map import map_keys, to_original
 from wavtokenizer_hf.conversion.lightning import OriginalCheckpoint
@@ -55,7 +55,7 @@ def verify(
     against: str,
     *,
     audio: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: OnProgress = lambda what, done, total: None,
 ) -> Verification:
     """Compares a converted folder with the checkpoint it came from, through the real `from_pretrained`.
 

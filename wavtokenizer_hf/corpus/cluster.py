@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from wavtokenizer_hf.corpus.log import RunLog
-from wavtokenizer_hf.corpus.progress import Progress
-from wavtokenizer_hf.corpus.run import Job
+from wavtokenizer_hf.corpus.log import CorpusLog
+from wavtokenizer_hf.corpus.progress import CorpusProgress
+from wavtokenizer_hf.corpus.run import ShardJob
 from wavtokenizer_hf.corpus.shards import read_record, write_shard
 
 
@@ -28,7 +28,7 @@ class RayRunner:
 
     num_actors: int | None = None
 
-    def __call__(self, job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -> None:
+    def __call__(self, job: ShardJob, shards: Sequence[int], log: CorpusLog, progress: CorpusProgress) -> None:
         """Makes shards; a task whose actor or node is lost is done again by another one."""
         if not shards:
             return
@@ -38,14 +38,14 @@ class RayRunner:
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        num_actors = self.num_actors or _default_actors(ray.cluster_resources(), job.means.num_workers)
+        num_actors = self.num_actors or _default_actors(ray.cluster_resources(), job.resources.num_workers)
         portable_job = ray.put(_portable(job))  # kept until the end, because an actor that takes over needs it
         rows = ray.data.from_items([{"shard": index} for index in shards], override_num_blocks=len(shards))
         made = rows.map(
             ShardActor,
             fn_constructor_args=(portable_job, has_gpus),
             compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(shards))),
-            num_cpus=max(1, job.means.num_workers),
+            num_cpus=max(1, job.resources.num_workers),
             num_gpus=1 if has_gpus else 0,
         )
         for row in made.iter_rows():
@@ -65,13 +65,13 @@ class ShardActor:
     """Holds a model, and makes one shard after the other.
 
     Args:
-        job: Reference to a `Job` whose codec is on the CPU.
+        job: Reference to a `ShardJob` whose codec is on the CPU.
         has_gpu: Whether to move it to the GPU that the actor was given.
     """
 
     def __init__(self, job: Any, has_gpu: bool):
         ray = _import_ray()
-        self._job: Job = ray.get(job)
+        self._job: ShardJob = ray.get(job)
         self._job.codec.model.to("cuda" if has_gpu else "cpu")
         self._worker = self._job.worker()
 
@@ -88,7 +88,7 @@ class ShardActor:
         return {"shard": index, "wall_s": wall_s, "problem": problem, **place}
 
 
-def _portable(job: Job) -> Job:
+def _portable(job: ShardJob) -> ShardJob:
     """The job with a codec that can travel."""
     return dataclasses.replace(job, codec=job.codec.portable())
 

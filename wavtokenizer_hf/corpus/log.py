@@ -14,7 +14,7 @@ from wavtokenizer_hf.corpus.plan import LOG
 from wavtokenizer_hf.corpus.shards import ShardRecord
 
 
-class RunLog:
+class CorpusLog:
     """Appends to the log of one process; several write files of their own.
 
     Args:

@@ -25,7 +25,7 @@ def encode_long_clip(
 
     Args:
         reader: What the clip was found with.
-        read_blocks: The clip, in pieces (C, n) of any lengths at its own rate.
+        read_blocks: The clip, in blocks (C, n) of any lengths at its own rate.
     """
     peak, mono_peak = 0.0, 0.0
 

@@ -87,7 +87,7 @@ class Prefetcher:
                 yield outcome
 
     def read_blocks(self, clip: PlannedClip, block_s: float) -> Iterator[np.ndarray]:
-        """Pieces (C, n) of a long clip, read ahead by a process that no other clip waits for.
+        """Blocks (C, n) of a long clip, read ahead by a process that no other clip waits for.
 
         Raises:
             RefusalError: If the clip cannot be read, or a process dies or hangs on it.

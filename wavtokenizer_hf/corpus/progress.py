@@ -57,7 +57,7 @@ class _Figures(ProgressColumn):
         return Text(f"{int(task.completed):,}/{task.total or 0:,.0f} clips · {task.fields['figures']} · {left} left")
 
 
-class Progress:
+class CorpusProgress:
     """A bar on stderr: clips, hours, the speed as a multiple of real time, errors and the time that is left.
 
     Where stderr is no terminal, these are a line every minute.
@@ -87,7 +87,7 @@ class Progress:
         self._is_over = threading.Event()
         self._watchers: list[threading.Thread] = []
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "CorpusProgress":
         self._bar.start()
         return self
 

@@ -72,7 +72,7 @@ class ClipReader:
 
     Args:
         feature_extractor: Brings samples to the codec's rate.
-        long_samples: A clip of more samples at the codec's rate is left to be read in pieces.
+        long_samples: A clip of more samples at the codec's rate is left to be read in blocks.
         max_hours: A clip that lasts longer, or says so, is refused.
         keep_silent: Whether clips without a sound are read like others.
         allow_incomplete: Whether to take what there is of recordings that break off, with a warning.
@@ -118,7 +118,7 @@ class ClipReader:
         return silence or ReadClip(features["input_values"][0, 0])  # (1, 1, T) -> (T,)
 
     def read_blocks(self, clip: PlannedClip, block_s: float) -> Iterator[np.ndarray]:
-        """Reads a long clip in pieces (C, n) at its own rate; what goes wrong is raised as it comes."""
+        """Reads a long clip in blocks (C, n) at its own rate; what goes wrong is raised as it comes."""
         with self._part(clip) as (recording, start, stop):
             yield from recording.blocks(max(1, round(block_s * recording.sampling_rate)), start, stop)
 

@@ -10,9 +10,9 @@ from wavtokenizer_hf.codecs.codec import Codec
 from wavtokenizer_hf.corpus.card import write_card
 from wavtokenizer_hf.corpus.launch import Processes
 from wavtokenizer_hf.corpus.lock import only_run_in
-from wavtokenizer_hf.corpus.log import RunLog
+from wavtokenizer_hf.corpus.log import CorpusLog
 from wavtokenizer_hf.corpus.plan import Plan, Settings, find_plan, make_plan
-from wavtokenizer_hf.corpus.progress import Progress, checking, listing
+from wavtokenizer_hf.corpus.progress import CorpusProgress, checking, listing
 from wavtokenizer_hf.corpus.shards import (
     HOW_TO_GO_ON,
     TORN,
@@ -25,24 +25,24 @@ from wavtokenizer_hf.corpus.shards import (
 )
 from wavtokenizer_hf.corpus.source import Source
 from wavtokenizer_hf.corpus.statistics import Statistics, sum_up, write_statistics
-from wavtokenizer_hf.corpus.worker import Means, OnClips, Worker
+from wavtokenizer_hf.corpus.worker import OnClips, Resources, Worker
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ShardJob:
     """All that it takes to make shards, wherever that is."""
 
     plan: Plan
     source: Source
     codec: Codec
-    means: Means
+    resources: Resources
 
     def worker(self, on_clips: OnClips | None = None, forks: bool = False) -> Worker:
         return Worker(
             self.codec,
             self.source,
             self.plan.settings,
-            self.means,
+            self.resources,
             on_clips=on_clips,
             forks=forks,
         )
@@ -50,10 +50,10 @@ class Job:
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-Runner = Callable[[Job, Sequence[int], RunLog, Progress], None]
+Runner = Callable[[ShardJob, Sequence[int], CorpusLog, CorpusProgress], None]
 
 
-def run_here(job: Job, shards: Sequence[int], log: RunLog, progress: Progress) -> None:
+def run_here(job: ShardJob, shards: Sequence[int], log: CorpusLog, progress: CorpusProgress) -> None:
     """Makes shards one after the other in this process."""
     with contextlib.closing(job.worker(progress.add, forks=True)) as worker:
         for result in worker.encode(job.plan.shard(index) for index in shards):
@@ -77,7 +77,7 @@ def tokenize_corpus(
     codec: Codec,
     *,
     settings: Settings | None = None,
-    means: Means | None = None,
+    resources: Resources | None = None,
     processes: Processes | None = None,
     runner: Runner = run_here,
     shows_progress: bool = False,
@@ -87,7 +87,7 @@ def tokenize_corpus(
     Args:
         folder: New, empty, or that of an earlier call with the same recordings, model and settings.
         codec: With its name and fingerprint, in eval mode, on its device; it stays as it is.
-        means: How the work is done; it may differ from call to call.
+        resources: How the work is done; it may differ from call to call.
         processes: Those that call this together with the same arguments; see `launch`.
         runner: Where shards are made.
 
@@ -101,7 +101,7 @@ def tokenize_corpus(
         OSError: If a shard cannot be written. Shards that are finished stay, and a further call goes on.
     """
     processes = processes or Processes()
-    means = means or Means()
+    resources = resources or Resources()
     folder = folder.absolute()
 
     def begin() -> tuple[Plan, list[int], Statistics, dict[int, str]]:
@@ -129,7 +129,7 @@ def tokenize_corpus(
     with contextlib.ExitStack() as held, _telling_how_to_go_on(folder):
         plan, pending, before, damage = processes.from_main(begin)
         own = pending[processes.index :: processes.number]
-        log = RunLog(folder, processes.index)
+        log = CorpusLog(folder, processes.index)
         log.write(
             "start",
             plan=plan.digest,
@@ -137,17 +137,17 @@ def tokenize_corpus(
             device=str(codec.device),
             process=processes.index,
             num_processes=processes.number,
-            means=dataclasses.asdict(means),
+            means=dataclasses.asdict(resources),
             passed_over=plan.passed_over,
         )
         for index in sorted(set(damage) & set(own)):
             log.write("damaged", shard=index, reason=damage[index])
-        with Progress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
+        with CorpusProgress(plan, before, is_shown=shows_progress and processes.is_main) as progress:
             for index, reason in damage.items():
                 progress.say(f"shard {index} was damaged and is made again: {reason}")
             if processes.is_main and processes.number > 1:
                 progress.watch(sorted(set(pending) - set(own)))
-            runner(Job(plan, source, codec, means), own, log, progress)
+            runner(ShardJob(plan, source, codec, resources), own, log, progress)
             processes.wait()
         if not processes.is_main:
             return sum_up(plan, read_records(plan))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from wavtokenizer_hf.codecs.codec import Codec
-from wavtokenizer_hf.corpus.batches import BATCHES_IN_WINDOW, batches, windows
+from wavtokenizer_hf.corpus.batches import BATCHES_IN_POOL, batches, pools
 from wavtokenizer_hf.corpus.clip import PlannedClip
 from wavtokenizer_hf.corpus.long_clips import BLOCK_S, encode_long_clip
 from wavtokenizer_hf.corpus.plan import Settings, Shard
@@ -26,7 +26,7 @@ from wavtokenizer_hf.corpus.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Means:
+class Resources:
     """How the work is done. None of it changes the codes, so a run may go on with others.
 
     Args:
@@ -76,7 +76,7 @@ class Worker:
         codec: Codec,
         source: Source,
         settings: Settings,
-        means: Means,
+        resources: Resources,
         *,
         on_clips: OnClips | None = None,
         forks: bool = False,
@@ -88,7 +88,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(self._num_at_once, "encode")
         self._long_readers = threading.local()
         self._is_closed = False
-        self._batch_samples = batch_samples(codec, means.memory_gb)
+        self._batch_samples = batch_samples(codec, resources.memory_gb)
         self._on_clips = on_clips
         self._reader = ClipReader(
             source,
@@ -99,7 +99,7 @@ class Worker:
             keep_silent=settings.keep_silent,
             allow_incomplete=settings.allow_incomplete,
         )
-        self._means = means
+        self._resources = resources
         self._prefetchers: list[Prefetcher] = []
         self._prefetcher = self._new_prefetcher("fork" if forks and sys.platform == "linux" else None)
 
@@ -123,9 +123,9 @@ class Worker:
     def _new_prefetcher(self, first_start_method: str | None = None) -> Prefetcher:
         prefetcher = Prefetcher(
             self._reader,
-            num_workers=self._means.num_workers,
-            timeout_s=self._means.timeout_s,
-            ahead_samples=2 * BATCHES_IN_WINDOW * self._batch_samples,
+            num_workers=self._resources.num_workers,
+            timeout_s=self._resources.timeout_s,
+            ahead_samples=2 * BATCHES_IN_POOL * self._batch_samples,
             first_start_method=first_start_method,
         )
         self._prefetchers.append(prefetcher)
@@ -158,8 +158,8 @@ class Worker:
                     results[place] = outcome
                     self._tell([outcome])
 
-        for window in windows(short_clips(), self._batch_samples):
-            for batch in batches(window, self._batch_samples):
+        for pool in pools(short_clips(), self._batch_samples):
+            for batch in batches(pool, self._batch_samples):
                 places, clips = zip(*(clip for clip, _ in batch), strict=True)
                 begin(places, self._encode_batch, clips)
         finish(0)

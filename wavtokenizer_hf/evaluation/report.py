@@ -8,17 +8,16 @@ import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
-import jinja2
 import numpy as np
 import torch
 
 from wavtokenizer_hf.audio.atomic import replacing
 from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.audio.files import write_audio
+from wavtokenizer_hf.audio.templates import find_template
 from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.evaluation.figures import (
     code_usage_png,
@@ -113,11 +112,7 @@ def embedded_audio(samples: np.ndarray, sampling_rate: int) -> str:
 
 def write_page(directory: Path, *, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Writes `directory/index.html` and returns its path. The directory is made; an earlier page is replaced whole."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-    page = template.render(title=title, subtitle=subtitle, sections=sections)
+    page = find_template("report.html.j2", __package__).render(title=title, subtitle=subtitle, sections=sections)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "index.html"

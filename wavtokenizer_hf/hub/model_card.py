@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping
 
-import jinja2
-from markupsafe import Markup
 from transformers import PreTrainedConfig
 
-from wavtokenizer_hf.audio.shown import in_code, markdown
-from wavtokenizer_hf.codecs.codec import Codec
+from wavtokenizer_hf.audio.templates import find_template
 from wavtokenizer_hf.codecs.registry import family_of
 
 # What may be known of a checkpoint beyond its configuration. All are strings, except for `not_for`, a list of them.
@@ -50,7 +47,8 @@ def render_model_card(
     if unknown := sorted(set(known) - set(DETAILS)):
         raise ValueError(f"unknown details {unknown}; a card shows {list(DETAILS)}")
     family = family_of(config.model_type)
-    return _template(family).render(
+    template = find_template(family.card_template, __package__, family.__module__.rpartition(".")[0])
+    return template.render(
         dict.fromkeys(DETAILS) | known,
         name=name,
         config=config,
@@ -70,18 +68,3 @@ def for_self_contained_folder(card: str, config: PreTrainedConfig) -> str:
 
 # Up to the next heading; a line of Python that begins with a hash is none.
 _USE = re.compile(r"^## Use\n.*?(?=^## |\Z)", flags=re.MULTILINE | re.DOTALL)
-
-
-def _template(family: type[Codec]) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader(__package__, ""), jinja2.PackageLoader(family.__module__.rpartition(".")[0], "")]
-        ),
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: markdown(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["code"] = lambda value: Markup(in_code(value))
-    return environment.get_template(family.card_template)

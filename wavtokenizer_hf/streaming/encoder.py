@@ -169,7 +169,7 @@ class StreamingEncoder(RowStream):
         """Takes samples through the convolutions and the LSTM."""
         encoder, reach, hop_length = self._encoder, self._encoder.reach, self._hop_length
 
-        def window(num_samples: int, done: int, has_ended: bool, held: int) -> _Window | None:
+        def piece(num_samples: int, done: int, has_ended: bool, held: int) -> _RowPiece | None:
             if has_ended:
                 until = -(-num_samples // hop_length)
                 # An end needs more frames than may be new: some before them are computed again.
@@ -183,12 +183,12 @@ class StreamingEncoder(RowStream):
             if is_start:
                 first, begin = 0, 0
             end = num_samples if has_ended else until * hop_length + reach.samples_after
-            return _Window(is_start, has_ended, begin - held, end - held, done - first)
+            return _RowPiece(is_start, has_ended, begin - held, end - held, done - first)
 
         counts, layers = state.counts, state.layers
         columns = counts["num_samples"], counts["num_frames"], counts["has_ended"], self._first_sample(state)
         frames = Output(layers["hidden"][..., :0])
-        for rows, each in alike([window(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]):
+        for rows, each in alike([piece(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]):
             samples = rows_of(layers["samples"], rows)[..., each.begin : each.end]
             hidden = encoder.convolve_in_pieces(samples, self._piece(each))
             before = tuple(rows_of(layers[name], rows, axis=1) for name in ("lstm_hidden", "lstm_cell"))
@@ -203,7 +203,7 @@ class StreamingEncoder(RowStream):
     def _run_codes(self, state: StreamState) -> Output:
         """Takes what the LSTM put out through the last convolution and the quantizer."""
 
-        def window(num_frames: int, done: int, has_ended: bool, held: int) -> _Window | None:
+        def piece(num_frames: int, done: int, has_ended: bool, held: int) -> _RowPiece | None:
             until = num_frames if has_ended else num_frames - self._frames_after
             if until <= done or (num_frames < self._first_frames and not has_ended):
                 return None
@@ -211,19 +211,19 @@ class StreamingEncoder(RowStream):
             is_start = done == 0 or begin < 0
             if is_start:
                 begin = 0
-            return _Window(is_start, has_ended, begin - held, num_frames - held, done if is_start else 0)
+            return _RowPiece(is_start, has_ended, begin - held, num_frames - held, done if is_start else 0)
 
         counts, hidden = state.counts, state.layers["hidden"]
         columns = counts["num_frames"], counts["num_codes"], counts["has_ended"], self._first_frame(state)
         codes = Output(torch.zeros(self.batch_size, 1, 0, dtype=torch.int64, device=state.layers["samples"].device))
-        for rows, each in alike([window(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]):
+        for rows, each in alike([piece(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]):
             latents = self._encoder.project(rows_of(hidden, rows)[..., each.begin : each.end], self._piece(each))
             codes.add(rows, self._quantizer(latents[..., each.num_again :]).to(codes.values.device))
         counts["num_codes"] = counts["num_codes"] + codes.counts
         return codes
 
-    def _piece(self, window: "_Window") -> Piece:
-        return Piece(window.is_start, window.is_end, weights=self._weights)
+    def _piece(self, of_row: "_RowPiece") -> Piece:
+        return Piece(of_row.is_start, of_row.is_end, weights=self._weights)
 
     # --------------------------------------------------------------------------------------------------- checks
 
@@ -242,7 +242,7 @@ class StreamingEncoder(RowStream):
             raise ValueError(f"Row {row} of `samples` holds NaN or infinity; the stream was left as it was.")
 
 
-class _Window(NamedTuple):
+class _RowPiece(NamedTuple):
     """What a row computes from, in positions of its buffer, and how much of the result it had before."""
 
     is_start: bool

@@ -259,7 +259,7 @@ def _gather(buffer: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 class Output:
-    """What the rows of a push get, one piece after the other.
+    """What the rows of a push get, one after the other.
 
     Args:
         nothing: (B, C, 0), of the dtype and device of the output.

@@ -62,13 +62,13 @@ class WindowDecoding:
         held = state.counts["num_codes"] - self._first_code(state)
         state.layers["audio_codes"] = put(state.layers["audio_codes"], audio_codes, held, counts)
         state.counts["num_codes"] = state.counts["num_codes"] + counts
-        pieces = Output(state.layers["tail"][..., :0])
+        output = Output(state.layers["tail"][..., :0])
         num_samples = self._chunk * self._hop_length
         while (windows := self._windows(state, self._chunk + self._lookahead)) != [None] * self._batch_size:
             done = torch.zeros_like(counts)
             for rows, window in alike(windows):
                 samples = self._decode(state, rows, window)
-                pieces.add(rows, samples[..., :num_samples])
+                output.add(rows, samples[..., :num_samples])
                 tail = state.layers["tail"]
                 if not tail.shape[-1]:
                     tail = F.pad(tail, (0, samples.shape[-1] - num_samples))
@@ -77,7 +77,7 @@ class WindowDecoding:
             first = self._first_code(state)
             state.counts["num_done"] = state.counts["num_done"] + done
             state.layers["audio_codes"] = drop(state.layers["audio_codes"], self._first_code(state) - first)
-        return pieces
+        return output
 
     def flush(self, state: StreamState, rows: list[int]) -> Output:
         samples = Output(state.layers["tail"][..., :0])
