@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from wavtokenizer_hf.codec_files import flatten_codes, unflatten_codes
-
 _STORED = ("name", "fingerprint", "sampling_rate", "hop_length")
 
 
@@ -95,10 +93,14 @@ class CodecSpec:
 
         One codebook's codes stay as they are.
         """
+        from wavtokenizer_hf.codec_files import flatten_codes  # heavy: torch
+
         return flatten_codes(audio_codes, self.codebook_sizes)
 
     def unflatten(self, numbers: np.ndarray) -> np.ndarray:
         """The codes (Q, L) of what `flatten` made; see `codec_files.unflatten_codes`."""
+        from wavtokenizer_hf.codec_files import unflatten_codes
+
         return unflatten_codes(numbers, self.codebook_sizes)
 
     def check_fits(self, made_with: "CodecSpec", what: str) -> None:

@@ -141,8 +141,10 @@ class ChunkedDecoder(RowStream):
             )
         counts = self._checked_counts(mask, audio_codes.shape[-1], "codes", "push(audio_codes)")
         if audio_codes.shape[-1]:
-            taken = torch.arange(audio_codes.shape[-1]) < counts[:, None, None]
-            audio_codes = self.model.check_codes(audio_codes, taken.to(audio_codes.device))
+            taken = None
+            if mask is not None:
+                taken = (torch.arange(audio_codes.shape[-1]) < counts[:, None, None]).to(audio_codes.device)
+            audio_codes = self.model.check_codes(audio_codes, taken)
         state = self._state.copy()
         samples = self._decoding.push(state, audio_codes.to(self.model.device, torch.int64), counts)
         self._state = state
