@@ -25,10 +25,12 @@ from accelerate import Accelerator
 from benchmarks.precision import multiplies_bfloat16
 from benchmarks.record import REPOSITORY, RESULTS, conditions, write_result
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerFeatureExtractor, WavTokenizerModel
-from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner
+from wavtokenizer_hf.training.codebook import CodebookLearner
+from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
 from wavtokenizer_hf.training.gan import GanStep
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS, adversarial_losses, discriminator_losses, total
+from wavtokenizer_hf.training.learner import CodebookConfig
+from wavtokenizer_hf.training.losses import adversarial_losses, discriminator_losses, total
 from wavtokenizer_hf.training.steps import Generator, reconstruction_losses
 
 GEOMETRY = [8, 5, 4, 2]
@@ -42,19 +44,20 @@ Step = Callable[[torch.Tensor, int], Any]
 def plain_loop(device: torch.device) -> Step:
     """Two forwards of the codec and three passes of the discriminators per batch, all gradients everywhere."""
     generator, discriminators, learner, optimizers = _parts(device)
+    weights: Any = TrainingConfig().weights  # none of the defaults moves
 
     def step(audio: torch.Tensor, number: int) -> None:
         real = audio[:, 0]
         with torch.no_grad():
             fake = generator(audio, 0).audio_values
         optimizers[1].zero_grad()
-        total(discriminator_losses(discriminators(real, 0), discriminators(fake, 0))).backward()
+        total(discriminator_losses(discriminators(real, 0), discriminators(fake, 0)), weights).backward()
         optimizers[1].step()
         reconstruction = generator(audio, 0)
-        losses = reconstruction_losses(real, reconstruction, 24000)
+        losses = reconstruction_losses(real, reconstruction, 24000, None, weights)
         losses |= adversarial_losses(discriminators(real, 0), discriminators(reconstruction.audio_values, 0))
         optimizers[0].zero_grad()
-        total(losses).backward()
+        total(losses, weights).backward()
         optimizers[0].step()
         learner.observe(reconstruction.encoder_latents, reconstruction.audio_codes)
         learner.update(number)
@@ -69,7 +72,8 @@ def trainer_step(precision: str) -> Callable[[torch.device], Step]:
         accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         generator, discriminators, learner, optimizers = _parts(device)
         prepared: tuple[Any, Any, Any, Any] = accelerator.prepare(generator, discriminators, *optimizers)
-        gan = GanStep(accelerator, *prepared, learner=learner, weights=DEFAULT_WEIGHTS, sampling_rate=24000)
+        weights = TrainingConfig().weights
+        gan = GanStep(accelerator, *prepared, learner=learner, weights=weights, sampling_rate=24000)
         return lambda audio, number: gan([{"input_values": audio}], (0, 0), step=number)
 
     return build

@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.docs.markdown import Row, read, rows
 from wavtokenizer_hf import WavTokenizerConfig
 from wavtokenizer_hf.audio.codebook_use import CodebookUse
-from wavtokenizer_hf.training.config import load_config, recipe_names
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
+from wavtokenizer_hf.training.config import TrainingConfig, load_config, purpose_of, recipe_names
+from wavtokenizer_hf.training.keys import keys_as_page
 from wavtokenizer_hf.training.validation import Validation
 
 
@@ -19,7 +19,8 @@ def test_every_recipe_is_listed_with_its_rate_batch_and_steps():
     assert sorted(row.cells[0].code[0] for row in listed) == recipe_names()
     for row in listed:
         config = load_config(row.cells[0].code[0])
-        rate, batch, steps = (cell.text for cell in row.cells[2:])
+        purpose, rate, batch, steps = (cell.text for cell in row.cells[1:])
+        assert purpose == purpose_of(row.cells[0].code[0])
         assert (int(batch), int(steps)) == (config.batch_size, config.max_steps)
         if config.model:
             assert float(rate) == WavTokenizerConfig(**config.model).frame_rate
@@ -27,9 +28,13 @@ def test_every_recipe_is_listed_with_its_rate_batch_and_steps():
             assert rate == "its source's"
 
 
+def test_the_page_of_keys_is_what_the_package_says_of_them():
+    assert read(Path("docs/training-keys.md")) == keys_as_page(), "python -m wavtokenizer_hf.training.keys > ..."
+
+
 def test_every_loss_is_listed_with_its_weight():
     listed = {row.cells[0].code[0]: float(row.cells[1].text) for row in table("Watching a run")}
-    assert listed == DEFAULT_WEIGHTS
+    assert listed == TrainingConfig().weights
 
 
 def test_every_figure_of_the_codebook_is_listed():

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 
 from tests.tiny import noise, tiny_model
 from wavtokenizer_hf.training.clips import Clip
-from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.config import OptimizerConfig, TrainingConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
-from wavtokenizer_hf.training.optimizers import make_gan_step
+from wavtokenizer_hf.training.gan_objective import make_gan_step
+from wavtokenizer_hf.training.learner import CodebookConfig
 from wavtokenizer_hf.training.steps import Generator
 from wavtokenizer_hf.training.validation import validate
 

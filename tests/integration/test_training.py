@@ -34,18 +34,19 @@ from wavtokenizer_hf import WavTokenizerCausalModel, WavTokenizerModel, fingerpr
 from wavtokenizer_hf.audio.atomic import partial_path
 from wavtokenizer_hf.cli import app
 from wavtokenizer_hf.evaluation import pitch
-from wavtokenizer_hf.training import checkpoint, gan, report, trainer, validation
+from wavtokenizer_hf.training import checkpoint, gan, gan_objective, report, run_folder, trainer, validation
 from wavtokenizer_hf.training.checkpoint import checkpoint_path, checkpoints, save_codec, save_discriminators
-from wavtokenizer_hf.training.config import load_config, recipe_names
+from wavtokenizer_hf.training.config import TrainingConfig, load_config, purpose_of, recipe_names
 from wavtokenizer_hf.training.dataset import collate
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
-from wavtokenizer_hf.training.gan import DivergenceError
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
+from wavtokenizer_hf.training.gan_objective import GanObjective
+from wavtokenizer_hf.training.optimizers import DivergenceError
 from wavtokenizer_hf.training.runlog import RunLog
 from wavtokenizer_hf.training.steps import reconstruction_losses
 from wavtokenizer_hf.training.trainer import Trainer
 
 DATA = f"data.train={AUDIO}"
+DEFAULT_WEIGHTS = TrainingConfig().weights
 # A step of a few hundredths of a second.
 QUICK = {
     "data": {"train": [str(AUDIO)], "holdout_every": 4, "crop_s": 0.1, "validation_s": 0.2},
@@ -335,10 +336,10 @@ def kill_in(monkeypatch, owner, name: str, call: int) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (Trainer, "_start_codebook", 1),
+        (GanObjective, "_start_codebook", 1),
         (Trainer, "_validate", 2),
-        (trainer, "save_discriminators", 3),
-        (trainer, "rotate", 4),
+        (gan_objective, "save_discriminators", 3),
+        (run_folder, "rotate", 4),
         (checkpoint.shutil, "rmtree", 8),
     ],
     ids=["at the k-means start", "before a validation", "in a checkpoint", "in rotation", "in a removal"],
@@ -580,17 +581,24 @@ def test_digital_silence_and_constant_clips_train_with_finite_losses(tmp_path, l
 
 def test_training_and_validation_use_the_same_arithmetic_with_and_without_quantizer(tmp_path):
     run = quick(tmp_path, max_steps=1)
-    indices = range(len(run.validation_clips))
-    batch = collate([run.validation_set[index] for index in indices])
-    rate = run.codec_config.sampling_rate
-    run._start_codebook()
+    indices = range(len(run.data.validation_clips))
+    batch = collate([run.data.validation_set[index] for index in indices])
+    rate = run.data.sampling_rate
+    run.objective._start_codebook(run.data)
     run.model.eval()  # without the dropout of the decoder
     for uses_quantizer in (False, True):
         with torch.no_grad():
-            made = run.generator(batch["input_values"], 0, uses_quantizer)
-            losses = reconstruction_losses(batch["input_values"][:, 0], made, rate, batch["cutoff_hz"])
+            made = run.objective.generator(batch["input_values"], 0, uses_quantizer)
+            losses = reconstruction_losses(
+                batch["input_values"][:, 0], made, rate, batch["cutoff_hz"], DEFAULT_WEIGHTS
+            )
         found = validation.validate(
-            run.model, run.validation_set, run.accelerator, batch_size=3, num_pictures=0, uses_quantizer=uses_quantizer
+            run.model,
+            run.data.validation_set,
+            run.accelerator,
+            batch_size=3,
+            num_pictures=0,
+            uses_quantizer=uses_quantizer,
         )
         assert found.mel == pytest.approx(losses["generator/mel"].item(), rel=1e-5)
         assert ("codebook/usage" in found.figures) == uses_quantizer
@@ -600,7 +608,9 @@ def test_a_codec_with_its_quantizer_is_better_than_any_without(tmp_path, monkeyp
     run = quick(tmp_path, max_steps=6, validate_every=2, quantizer_start_step=3)
     found = iter([0.1, 0.2, 0.5])
     whole = validation.validate
-    monkeypatch.setattr(trainer, "validate", lambda *a, **k: dataclasses.replace(whole(*a, **k), mel=next(found)))
+    monkeypatch.setattr(
+        gan_objective, "validate", lambda *a, **k: dataclasses.replace(whole(*a, **k), mel=next(found))
+    )
     run.train()
     best = json.loads((tmp_path / "run" / "best" / "validation.json").read_text())
     assert (best["step"], best["validation/mel"]) == (4, 0.2)
@@ -620,15 +630,15 @@ def test_a_run_trains_in_a_thread_where_no_signal_can_be_handled(tmp_path):
 def test_the_kept_weights_are_the_moving_average_of_the_trained_ones(tmp_path):
     run = quick(tmp_path, ema_decay=0.75)
     trained = []
-    step = run.gan.__class__.__call__
+    step = run.objective.gan.__class__.__call__
 
-    class Recorded(run.gan.__class__):
+    class Recorded(run.objective.gan.__class__):
         def __call__(self, *args, **kwargs):
             losses = step(self, *args, **kwargs)
             trained.append({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
             return losses
 
-    run.gan.__class__ = Recorded
+    run.objective.gan.__class__ = Recorded
     run.train()
     kept = load_file(checkpoints(tmp_path / "run")[-1] / "model.safetensors")
     name = "head.linear.weight"
@@ -693,11 +703,11 @@ def test_discriminators_beside_the_codec_are_restored_and_others_start_anew(tmp_
     last = checkpoints(debug_run)[-1]
     for index, source in enumerate((codec, last)):
         (tmp_path / str(index)).mkdir()
-        restored = fine_tune(tmp_path / str(index), source).discriminators
+        restored = fine_tune(tmp_path / str(index), source).objective.discriminators
         assert_same_tensors(restored.state_dict(), load_file(source / "discriminators.safetensors"))
     assert restored.config.band_periods == (3,)
     (tmp_path / "new").mkdir()
-    assert fine_tune(tmp_path / "new", debug_run / "best").discriminators.config.periods == (2,)
+    assert fine_tune(tmp_path / "new", debug_run / "best").objective.discriminators.config.periods == (2,)
 
 
 def test_a_codec_is_trained_on_from_a_checkpoint_of_a_run(tmp_path, debug_run):
@@ -805,6 +815,14 @@ def test_a_mistake_costs_one_line_and_leaves_no_folder(tmp_path, monkeypatch, co
     assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
 
 
-def test_the_recipes_are_listed():
+def test_the_recipes_are_listed_with_their_purposes():
     status, out, _ = command("--recipes")
-    assert (status, out.split()) == (0, recipe_names())
+    assert status == 0
+    listed = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert listed == {name: purpose_of(name) for name in recipe_names()}
+
+
+def test_the_keys_are_listed_with_defaults_and_meanings():
+    status, out, _ = command("--keys")
+    assert status == 0
+    assert "codebook.decay=0.99\n    Share of the old value that a moving average keeps per update.\n" in out

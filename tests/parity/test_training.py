@@ -11,12 +11,13 @@ import torch
 from conversion.key_map import to_ours
 from tests.parity.conftest import GOLDEN
 from wavtokenizer_hf import WavTokenizerModel
-from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner, kmeans, quantize
+from wavtokenizer_hf.training.codebook import kmeans, quantize
 from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.discriminators import _our_name
 from wavtokenizer_hf.training.gan import GanStep
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
-from wavtokenizer_hf.training.optimizers import make_gan_step
+from wavtokenizer_hf.training.gan_objective import make_gan_step
+from wavtokenizer_hf.training.learner import CodebookConfig
+from wavtokenizer_hf.training.legacy import LegacyCodebookLearner
 from wavtokenizer_hf.training.steps import Generator
 
 # How far apart float32 and float64 are, with a margin.
@@ -94,7 +95,7 @@ def test_a_training_forward_quantizes_as_the_original(encoded, arrays, expected)
 
 def test_two_forwards_move_the_codebook_as_in_the_original(encoded, arrays, expected):
     latents, codebook = encoded[0], copy.deepcopy(encoded[1])
-    learner = CodebookLearner(codebook, CodebookConfig(legacy=True))
+    learner = LegacyCodebookLearner(codebook, CodebookConfig())
     codes = codebook(latents)
     learner.observe(latents, codes)
     learner.update(step=0)
@@ -127,13 +128,13 @@ def taught(accelerator, new_model, reference_discriminators, clips, expected):
     model = new_model()
     generator = Generator(model)
     modules = generator, reference_discriminators
-    learner = CodebookLearner(model.encoder_model.quantizer.codebook, CodebookConfig(legacy=True))
+    learner = LegacyCodebookLearner(model.encoder_model.quantizer.codebook, CodebookConfig())
     step = GanStep(
         accelerator(),
         *modules,
         *(torch.optim.SGD(module.parameters(), lr=0) for module in modules),
         learner,
-        weights=DEFAULT_WEIGHTS,
+        weights=TrainingConfig().weights,
         sampling_rate=24000,
     )
     losses = step([{"input_values": clips(expected["batch"])}], (0, expected["bandwidth_id"]), step=0)

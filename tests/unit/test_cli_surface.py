@@ -46,7 +46,7 @@ SURFACE = {
         *SHARED,
     },
     "train": {
-        *("RECIPE", "[KEY=VALUE]...", "--resume", "--stop-after", "--recipes", "--debug"),
+        *("RECIPE", "[KEY=VALUE]...", "--resume", "--stop-after", "--recipes", "--keys", "--debug"),
         *OUTPUT,
         *READING,
     },

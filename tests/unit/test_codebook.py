@@ -9,7 +9,9 @@ import torch
 from tests.tiny import noise, tiny_config
 from wavtokenizer_hf.audio.codebook_use import codebook_use
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
-from wavtokenizer_hf.training.codebook import CodebookConfig, CodebookLearner, kmeans, quantize
+from wavtokenizer_hf.training.codebook import CodebookLearner, kmeans, quantize
+from wavtokenizer_hf.training.learner import CodebookConfig
+from wavtokenizer_hf.training.legacy import LegacyCodebookLearner
 
 SIZE, WIDTH = 12, 6
 NO_REVIVAL = CodebookConfig(revival_share=0)
@@ -38,9 +40,9 @@ def latents() -> torch.Tensor:
 
 def learn(codebook: WavTokenizerCodebook, latents: torch.Tensor, config: CodebookConfig, step: int = 0) -> int:
     """One update from one batch; how many entries it revived."""
-    learner = CodebookLearner(codebook, config)
+    learner = (LegacyCodebookLearner if config.legacy else CodebookLearner)(codebook, config)
     learner.observe(latents, codebook(latents))
-    return learner.update(step)
+    return learner.update(step)["codebook/revived"]
 
 
 def vectors_of(latents: torch.Tensor) -> np.ndarray:

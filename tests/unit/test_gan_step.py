@@ -9,12 +9,12 @@ import torch
 
 from tests.tiny import noise, tiny_model
 from wavtokenizer_hf import WavTokenizerModel
-from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.config import OptimizerConfig, TrainingConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig, Discriminators
 from wavtokenizer_hf.training.gan import GanStep
+from wavtokenizer_hf.training.gan_objective import make_gan_step
+from wavtokenizer_hf.training.learner import CodebookConfig
 from wavtokenizer_hf.training.losses import total
-from wavtokenizer_hf.training.optimizers import make_gan_step
 from wavtokenizer_hf.training.steps import Generator, deception_losses, judge, reconstruction_losses
 
 CONFIG = TrainingConfig(
@@ -191,7 +191,7 @@ def test_discriminators_learn_from_their_own_loss_alone(prepared):
     losses = setup.step([batch()], (3, 1), step=0)
     real = batch()["input_values"]
     expected = judge(judges, real[:, 0], twin(real, 1).audio_values, 1)
-    total(expected).backward()
+    total(expected, CONFIG.weights).backward()
     torch.testing.assert_close(gradients(setup.discriminators), gradients(judges), rtol=0, atol=0)
     assert {name: losses[name].item() for name in expected} == {name: loss.item() for name, loss in expected.items()}
 
@@ -203,7 +203,7 @@ def test_the_codec_learns_from_discriminators_that_have_just_learnt(prepared):
     real = batch()["input_values"]
     reconstruction = twin(real, 1)
     judged = deception_losses(setup.discriminators, real[:, 0], reconstruction.audio_values, 1)
-    expected = reconstruction_losses(real[:, 0], reconstruction, 24000) | judged
+    expected = reconstruction_losses(real[:, 0], reconstruction, 24000, None, CONFIG.weights) | judged
     loss = total(expected, CONFIG.weights)
     loss.backward()
     torch.testing.assert_close(gradients(setup.model), gradients(twin.model), rtol=1e-4, atol=1e-5)
@@ -253,7 +253,7 @@ def test_discriminators_step_once_for_all_parts(prepared):
     setup.step(parts, (0, 1), step=0)
     for part in parts:
         real = part["input_values"]
-        (total(judge(judges, real[:, 0], twin(real, 1).audio_values, 1)) / 3).backward()
+        (total(judge(judges, real[:, 0], twin(real, 1).audio_values, 1), CONFIG.weights) / 3).backward()
     torch.testing.assert_close(gradients(setup.discriminators), gradients(judges))
 
 

@@ -8,15 +8,16 @@ import torch
 
 from tests.tiny import noise
 from tests.unit.test_signal import numpy_log_mel
+from wavtokenizer_hf.training.config import TrainingConfig
 from wavtokenizer_hf.training.discriminators import Judgement
 from wavtokenizer_hf.training.losses import (
-    DEFAULT_WEIGHTS,
     adversarial_losses,
     discriminator_losses,
     mel_loss,
     total,
 )
 
+DEFAULT_WEIGHTS = TrainingConfig().weights
 FAMILIES = ("multi_period", "multi_resolution", "multi_band")
 
 
@@ -178,7 +179,7 @@ def test_generators_learn_to_raise_scores_and_to_match_features():
 
 def test_feature_matching_moves_reconstructions_and_never_recordings():
     real, fake = judgements(0), judgements(1)
-    total(adversarial_losses(real, fake)).backward()
+    total(adversarial_losses(real, fake), DEFAULT_WEIGHTS).backward()
     for family in FAMILIES:
         for one, other in zip(real[family], fake[family], strict=True):
             assert all(tensor.grad is None for tensor in (one.score, *one.features))
@@ -210,12 +211,12 @@ def test_the_default_weights_are_the_originals_for_every_loss():
 
 def test_the_total_is_the_weighted_sum_of_the_losses_that_are_there():
     losses = {"generator/mel": torch.tensor(2.0), "generator/commitment": torch.tensor(0.5)}
-    assert total(losses).item() == 45 * 2 + 1000 * 0.5
+    assert total(losses, DEFAULT_WEIGHTS).item() == 45 * 2 + 1000 * 0.5
     assert total(losses, {"generator/mel": 3, "generator/commitment": 0, "other": 7}).item() == 6
 
 
 def test_a_loss_without_a_weight_is_refused_by_name():
     with pytest.raises(ValueError, match="No weight for generator/mell"):
-        total({"generator/mell": torch.tensor(1.0), "generator/mel": torch.tensor(1.0)})
+        total({"generator/mell": torch.tensor(1.0), "generator/mel": torch.tensor(1.0)}, DEFAULT_WEIGHTS)
     with pytest.raises(ValueError, match="No losses"):
-        total({})
+        total({}, DEFAULT_WEIGHTS)

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from wavtokenizer_hf import WavTokenizerConfig
-from wavtokenizer_hf.training.config import TrainingConfig, config_from_dict, load_config, recipe_names
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
+from wavtokenizer_hf.training import config as module
+from wavtokenizer_hf.training.config import TrainingConfig, config_from_dict, load_config, purpose_of, recipe_names
 
+DEFAULT_WEIGHTS = TrainingConfig().weights
 RECIPES = ["debug", "finetune-decoder", "large-40", "large-75", "nano-75", "small-40", "small-75"]
 
 
@@ -111,7 +113,7 @@ def test_a_configuration_survives_being_written_and_read():
         ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat'; did you mean 'optimizer.learning_rate'?"),
         ("model.codebok_size=64", "unknown key 'model.codebok_size'; did you mean 'model.codebook_size'?"),
         ("model.attention_window=8", "unknown key 'model.attention_window'"),
-        ("tea=1", "unknown key 'tea'; there are model, init_from"),
+        ("tea=1", "unknown key 'tea'; there are objective, model, init_from"),
         ("max_steps=1e5", "max_steps: expected int, got '1e5'"),
         ("precision=fp8", "precision: expected Literal['fp32', 'bf16', 'fp16'], got 'fp8'"),
         ("optimizer.learning_rate=quick", "optimizer.learning_rate: expected float, got 'quick'"),
@@ -132,6 +134,8 @@ def test_a_configuration_survives_being_written_and_read():
         ("ema_decay=1", "`ema_decay` must lie between 0 and 1, got 1.0"),
         ("codebook.decay=2", "`decay` must lie between 0 and 1, got 2.0"),
         ("discriminators.width=0", "`width` must be above 0"),
+        ("objective=gam", "`objective` must be one of gan, gan_legacy, got 'gam'"),
+        ("codebook.learner=em", "`codebook.learner` must be one of ema, ema_legacy, got 'em'"),
         ("init_from=codec", "`init_from` brings the configuration of its codec"),
     ],
 )
@@ -147,6 +151,32 @@ def test_a_causal_codec_has_keys_of_its_own():
 def test_legacy_refuses_what_the_original_does_not_know():
     with pytest.raises(ValueError, match="`legacy` knows no accumulation"):
         load_config("debug", ["legacy=true", "accumulation_steps=2"])
+
+
+def test_legacy_is_short_for_an_objective_and_a_learner():
+    def kinds(*changes: str) -> tuple[str, str]:
+        config = load_config("debug", changes)
+        return config.objective_class.name, config.learner_class.name
+
+    assert kinds() == ("gan", "ema")
+    assert kinds("legacy=true") == kinds("objective=gan_legacy", "codebook.learner=ema_legacy")
+    assert kinds("codebook.legacy=true") == kinds("codebook.learner=ema_legacy") == ("gan", "ema_legacy")
+    with pytest.raises(ValueError, match="`legacy` is the original's arithmetic, which knows no `objective` 'other'"):
+        load_config("debug", ["legacy=true", "objective=other"])
+
+
+def test_a_run_of_before_there_was_a_choice_loads_as_it_did():
+    now = load_config("nano-75", ["data.train=recordings"])
+    written = now.to_dict()
+    assert (written.pop("objective"), written["codebook"].pop("learner")) == ("gan", "ema")
+    assert config_from_dict(written) == now
+
+
+def test_every_recipe_says_what_it_is_for_and_what_it_computes():
+    for name in RECIPES:
+        text = (Path(module.__file__).parent / "recipes" / f"{name}.yaml").read_text()
+        assert len(purpose_of(name)) > 20
+        assert ("objective: gan" in text) != ("base: " in text)
 
 
 def test_a_recipe_that_is_not_there_is_named_with_those_that_are():

@@ -20,9 +20,18 @@ class _PrintableLines(logging.Formatter):
 
 def _print_recipes(is_asked: bool) -> None:
     if is_asked:
-        from wavtokenizer_hf.training.config import recipe_names
+        from wavtokenizer_hf.training.config import purpose_of, recipe_names
 
-        typer.echo("\n".join(recipe_names()))
+        width = max(map(len, recipe_names()))
+        typer.echo("\n".join(f"{name:{width}}  {purpose_of(name)}" for name in recipe_names()))
+        raise typer.Exit
+
+
+def _print_keys(is_asked: bool) -> None:
+    if is_asked:
+        from wavtokenizer_hf.training.keys import keys_as_text
+
+        typer.echo(keys_as_text())
         raise typer.Exit
 
 
@@ -31,7 +40,7 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A recipe of the package (--recipes names them), or a YAML file.",
+            help="A recipe of the package (--recipes tells them), or a YAML file.",
             show_default=False,
         ),
     ],
@@ -39,7 +48,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes to the recipe, such as data.train=recordings or optimizer.learning_rate=1e-4.",
+            help="Changes to the recipe, such as data.train=recordings; --keys tells all keys.",
             show_default=False,
         ),
     ] = None,
@@ -67,7 +76,11 @@ def train(
     allow_incomplete: options.AllowIncomplete = False,
     _recipes: Annotated[
         bool,
-        typer.Option("--recipes", help="Name the recipes and exit.", callback=_print_recipes, is_eager=True),
+        typer.Option("--recipes", help="Tell the recipes and exit.", callback=_print_recipes, is_eager=True),
+    ] = False,
+    _keys: Annotated[
+        bool,
+        typer.Option("--keys", help="Tell the keys of a recipe and exit.", callback=_print_keys, is_eager=True),
     ] = False,
     debug: options.Debug = False,
 ) -> None:

@@ -3,52 +3,22 @@
 The codebook is no parameter: no gradient reaches it. Its entries follow the mean of the latents that chose them.
 """
 
-import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast, gather, reduce
 
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerCodebook
+from wavtokenizer_hf.training.learner import CodebookConfig, QuantizerLearner, QuantizerLoss, Reconstruction
 
 # The k-means start compares this many vectors at a time with all centres; the result does not depend on it.
 _CHUNK = 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class CodebookConfig:
-    """Settings of `CodebookLearner`.
-
-    Args:
-        decay: Share of the old value that a moving average keeps per update.
-        epsilon: Laplace smoothing of the counts.
-        kmeans_iterations: At most so many iterations of the k-means start; it ends early when nothing moves any more.
-        kmeans_vectors_per_entry: Latents gathered for the k-means start, per entry.
-        revival_share: An entry is revived when its moving count falls below this share of the mean count. It is a
-            share, so it means the same at any batch size and codebook size; 0 turns revival off.
-        seed: Of the draws of k-means and revival.
-        legacy: Reproduce the original's arithmetic: entries expire below a fixed count of 2, and their replacement is
-            overwritten by the moving averages within the same update, so that it has no effect.
-    """
-
-    decay: float = 0.99
-    epsilon: float = 1e-5
-    kmeans_iterations: int = 200
-    kmeans_vectors_per_entry: int = 40
-    revival_share: float = 0.05
-    seed: int = 0
-    legacy: bool = False
-
-    def __post_init__(self):
-        if not 0 < self.decay < 1:
-            raise ValueError(f"`decay` must lie between 0 and 1, got {self.decay}.")
-        if not 0 <= self.revival_share < 1:
-            raise ValueError(f"`revival_share` must lie from 0 to below 1, got {self.revival_share}.")
-        if self.kmeans_iterations < 1 or self.kmeans_vectors_per_entry < 1:
-            raise ValueError(
-                "`kmeans_iterations` and `kmeans_vectors_per_entry` must be at least 1, got "
-                f"{self.kmeans_iterations} and {self.kmeans_vectors_per_entry}."
-            )
+# What latents may hold before `generator/latent_energy` holds them back: that of their start from data.
+_LATENT_ENERGY = 1.0
+_LEAST_VARIANCE = 1e-8
 
 
 def quantize(codebook: WavTokenizerCodebook, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,21 +41,43 @@ def quantize(codebook: WavTokenizerCodebook, latents: torch.Tensor) -> tuple[tor
     return codes, entries + (latents - latents.detach()), commitment
 
 
-class CodebookLearner:
+def relative_commitment(reconstruction: Reconstruction) -> torch.Tensor:
+    """The commitment loss as a share of the variance of the chosen entries: its weight fits latents of any size.
+
+    1 says that an entry tells no more of its latent than their common mean would.
+    """
+    entries = reconstruction.quantized_latents.detach().float()
+    variance = entries.transpose(0, 1).flatten(1).var(dim=1, correction=0).mean()  # (B, D, L) -> (D, B * L)
+    return reconstruction.commitment / variance.clamp(min=_LEAST_VARIANCE)
+
+
+def latent_energy(reconstruction: Reconstruction) -> torch.Tensor:
+    """How far the mean square of the latents lies above 1, so that what passes unquantized keeps near the entries."""
+    return F.relu(reconstruction.encoder_latents.float().square().mean() - _LATENT_ENERGY)
+
+
+class CodebookLearner(QuantizerLearner):
     """Moves the entries of a codebook after the latents that chose them.
 
-    Per batch: `observe` each part of it, then `update` once. All processes see the same sums and the same draws, so
-    their codebooks stay identical. Nothing here has a state of its own beyond the codebook's buffers and the
-    observations since the last update: draws depend on the seed and the step alone.
+    All processes see the same sums and the same draws, so their codebooks stay identical.
 
     Source: Paper, section 3.2; `encoder/quantization/core_vq.py: EuclideanCodebook` of the original.
-    Deviates: Unless `legacy`, sums are reduced over processes, an update happens once per batch, and revival takes
-    effect (entry, sum and count are replaced).
+    Deviates: Sums are reduced over processes, an update happens once per batch, and revival takes effect (entry, sum
+    and count are replaced).
     """
 
+    name = "ema"
+    losses: ClassVar[Mapping[str, QuantizerLoss]] = MappingProxyType(
+        {
+            "generator/commitment": QuantizerLoss(1000.0, lambda reconstruction: reconstruction.commitment),
+            "generator/relative_commitment": QuantizerLoss(0.0, relative_commitment),
+            "generator/latent_energy": QuantizerLoss(0.0, latent_energy),
+        }
+    )
+    quantize = staticmethod(quantize)
+
     def __init__(self, codebook: WavTokenizerCodebook, config: CodebookConfig):
-        self.codebook = codebook
-        self.config = config
+        super().__init__(codebook, config)
         self._counts: torch.Tensor | None = None
         self._sums: torch.Tensor | None = None
         self._candidates: torch.Tensor | None = None
@@ -148,29 +140,34 @@ class CodebookLearner:
         self._candidates = vectors
 
     @torch.no_grad()
-    def update(self, step: int) -> int:
+    def update(self, step: int) -> dict[str, float]:
         """Moves the entries by what was observed since the last update.
 
         Args:
             step: Number of the batch; with the seed it decides the draws.
 
         Returns:
-            How many entries were revived.
+            `codebook/revived`, how many entries were revived.
         """
         if self._counts is None or self._sums is None or self._candidates is None:
             raise RuntimeError("There is nothing to update from. Call `observe` with the batch's latents first.")
         config, codebook = self.config, self.codebook
-        counts, sums, candidates = self._counts, self._sums, self._candidates
+        counts, sums, candidates = (
+            self._over_processes(self._counts),
+            self._over_processes(self._sums),
+            self._candidates,
+        )
         self._counts = self._sums = self._candidates = None
-        if not config.legacy:
-            counts, sums = reduce(counts, "sum"), reduce(sums, "sum")
         codebook.cluster_size.mul_(config.decay).add_(counts, alpha=1 - config.decay)
         codebook.embed_avg.mul_(config.decay).add_(sums, alpha=1 - config.decay)
         total = codebook.cluster_size.sum()
         num_entries = len(codebook.embed)
         smoothed = (codebook.cluster_size + config.epsilon) / (total + num_entries * config.epsilon) * total
         codebook.embed.copy_(codebook.embed_avg / smoothed[:, None])
-        return 0 if config.legacy else self._revive(candidates, step)
+        return {"codebook/revived": float(self._revive(candidates, step))}
+
+    def _over_processes(self, own: torch.Tensor) -> torch.Tensor:
+        return reduce(own, "sum")
 
     def _revive(self, candidates: torch.Tensor, step: int) -> int:
         """Replaces entries that hardly anything chooses by latents of the batch."""

@@ -11,10 +11,9 @@ import dacite
 import yaml
 from transformers import PreTrainedConfig
 
-from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerCausalConfig, WavTokenizerConfig
-from wavtokenizer_hf.training.codebook import CodebookConfig
 from wavtokenizer_hf.training.discriminators import DiscriminatorConfig
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS
+from wavtokenizer_hf.training.learner import CodebookConfig, QuantizerLearner, learners
+from wavtokenizer_hf.training.objective import Objective, objectives
 from wavtokenizer_hf.training.schedule import Schedule, checked_schedule
 
 
@@ -34,7 +33,7 @@ class DataConfig:
         peak_db: Lowest and highest peak of a training clip in dB below full scale.
         weights: How often to draw clips, by a column of their manifest and its values: `{kind: {speech: 2}}`.
         length_power: Draw clips in proportion to this power of their length: 0 draws each alike, 1 each second alike.
-        uses_cutoff: Whether the mel loss leaves out what a recording's source could not hold; see `mel_loss`.
+        uses_cutoff: Whether the mel loss leaves out what a recording's source could not hold.
         cache_mb: Decoded clips that each loading process keeps, in megabytes.
         num_workers: Loading processes for each training process; 0 loads in the training process itself.
         allow_incomplete: Whether to take what there is of recordings that break off, instead of leaving them out.
@@ -85,6 +84,8 @@ class TrainingConfig:
     """A training run.
 
     Args:
+        objective: What a step computes: `"gan"`, with spectra, codebook and discriminators. It brings its losses and
+            their default weights; those of the codebook are its learner's.
         model: Fields of the codec's configuration, for a codec that starts from random weights.
         init_from: A checkpoint to start from: a folder or Hub id. It brings its own configuration, and its
             discriminators where it has some.
@@ -93,7 +94,7 @@ class TrainingConfig:
         codebook: How the codebook learns.
         discriminators: Which there are, and how large.
         optimizer: AdamW and its schedule.
-        loss_weights: Weights by the names of the losses; those that are not named keep the original's. A weight is a
+        loss_weights: Weights by the names of the losses; those that are not named keep their defaults. A weight is a
             number, or points `[[step, weight], …]` between which it moves in straight lines; 0 leaves a loss out.
         max_steps: Steps in all.
         batch_size: Clips of one process in one pass.
@@ -102,7 +103,7 @@ class TrainingConfig:
         quantizer_start_step: Until this step the decoder hears unquantized latents; then k-means sets the codebook.
         quantizer_dropout: From then on, share of the clips of a batch that the decoder still hears unquantized; a
             number, or points as in `loss_weights`.
-        data_dependent_init: Whether a new encoder starts from data; see `initialise_from_data`.
+        data_dependent_init: Whether a new encoder starts from data: scaled by what it gives on some clips.
         trains_encoder: `False` leaves the encoder as it is.
         trains_codebook: `False` leaves the codebook as it is. With neither, codes cannot change.
         precision: `"fp32"`, or mixed `"bf16"` or `"fp16"`; spectra, quantizer and losses are float32 in any.
@@ -116,9 +117,11 @@ class TrainingConfig:
         num_pictures: Validation clips whose audio and spectrograms are logged.
         tracker: Of accelerate: `"tensorboard"`, `"wandb"` and so on; `"none"` for the run's own log alone.
         legacy: Reproduce the original's trainer with its defects: a forward of the codec for either optimizer, each of
-            which moves the codebook; discriminators of the multi-band family that never learn; `codebook.legacy`.
+            which moves the codebook; discriminators of the multi-band family that never learn; `codebook.legacy`. The
+            objective is then `"gan_legacy"`.
     """
 
+    objective: str = "gan"
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str | None = None
     is_causal: bool = False
@@ -149,9 +152,10 @@ class TrainingConfig:
     legacy: bool = False
 
     def __post_init__(self):
-        unknown = sorted(set(self.loss_weights) - set(DEFAULT_WEIGHTS))
+        defaults = self._default_weights()
+        unknown = sorted(set(self.loss_weights) - set(defaults))
         if unknown:
-            raise ValueError(f"`loss_weights` names no loss: {unknown[0]}. Losses are {', '.join(DEFAULT_WEIGHTS)}.")
+            raise ValueError(f"`loss_weights` names no loss: {unknown[0]}. Losses are {', '.join(defaults)}.")
         weights = {
             name: checked_schedule(f"loss_weights.{name}", weight, low=0) for name, weight in self.loss_weights.items()
         }
@@ -166,8 +170,7 @@ class TrainingConfig:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.seed < 0:
             raise ValueError(f"`seed` must be 0 or more, got {self.seed}.")
-        if self.legacy and self.accumulation_steps > 1:
-            raise ValueError("`legacy` knows no accumulation: set `accumulation_steps` to 1.")
+        self.objective_class.check(self)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must lie between 0 and 1, got {self.ema_decay}.")
         if self.init_from is not None and self.model:
@@ -177,13 +180,41 @@ class TrainingConfig:
             )
 
     @property
+    def objective_class(self) -> type[Objective]:
+        """What a step computes."""
+        return objectives.find(_or_legacy("objective", self.objective, self.legacy))
+
+    @property
+    def learner_class(self) -> type[QuantizerLearner]:
+        """How the codebook learns."""
+        is_legacy = self.legacy or self.codebook.legacy
+        return learners.find(_or_legacy("codebook.learner", self.codebook.learner, is_legacy))
+
+    @property
     def weights(self) -> dict[str, Schedule]:
         """The weight of every loss."""
-        return {**DEFAULT_WEIGHTS, **self.loss_weights}
+        return {**self._default_weights(), **self.loss_weights}
+
+    def _default_weights(self) -> dict[str, float]:
+        return {
+            **self.objective_class.weights,
+            **{name: loss.weight for name, loss in self.learner_class.losses.items()},
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `config_from_dict` reads back."""
         return _plain(dataclasses.asdict(self))
+
+
+def _or_legacy(key: str, name: str, is_legacy: bool) -> str:
+    """The name that `legacy` makes of one."""
+    if not is_legacy or name.endswith("_legacy"):
+        return name
+    if name not in ("gan", "ema"):
+        raise ValueError(
+            f"`legacy` is the original's arithmetic, which knows no `{key}` {name!r}; leave one of them out."
+        )
+    return f"{name}_legacy"
 
 
 def recipe_names() -> list[str]:
@@ -191,12 +222,17 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
 
 
+def purpose_of(recipe: str) -> str:
+    """What a recipe is for, as it says itself; empty where it does not."""
+    return str(_read_yaml(recipe).get("purpose", ""))
+
+
 def load_config(recipe: str, changes: Sequence[str] = ()) -> TrainingConfig:
     """Reads a recipe and changes it.
 
     Args:
         recipe: The name of one that comes with the package, or a YAML file. `base: NAME` in it names a recipe whose
-            values it changes.
+            values it changes, and `purpose: TEXT` says what it is for.
         changes: `key=value` each; dots lead into parts (`optimizer.learning_rate=1e-4`), and values are YAML.
 
     Raises:
@@ -232,7 +268,7 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
         raise ValueError(f"{error.field_path}: expected {name}, got {error.value!r}") from None
     except dacite.DaciteError as error:
         raise ValueError(str(error)) from None
-    _check_keys(config.model, WavTokenizerCausalConfig if config.is_causal else WavTokenizerConfig, "model.")
+    _check_keys(config.model, config.objective_class.model_config_class(config), "model.")
     return config
 
 
@@ -241,6 +277,14 @@ def _recipes():
 
 
 def _read_recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe over those of its base."""
+    values = _read_yaml(name)
+    values.pop("purpose", None)
+    base = values.pop("base", None)
+    return values if base is None else _merged(_read_recipe(base), values)
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
     is_file = name.endswith((".yaml", ".yml"))
     path: Any = Path(name) if is_file else _recipes() / f"{name}.yaml"
     if not path.is_file():
@@ -253,8 +297,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
         raise ValueError(f"{name} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{name}: expected keys and values, got {type(values).__name__}")
-    base = values.pop("base", None)
-    return values if base is None else _merged(_read_recipe(base), values)
+    return values
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

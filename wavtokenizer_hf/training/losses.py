@@ -9,11 +9,16 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 
-from wavtokenizer_hf.evaluation.signal import FLOOR, NUM_MELS, mel_spectrogram
+from wavtokenizer_hf.evaluation.signal import mel_filters
 from wavtokenizer_hf.training.discriminators import Judgement, Judgements
+from wavtokenizer_hf.training.spectral_losses import spectrum
 
-# The weights of the original's total, and 0 for losses that it has not. A loss of weight 0 is not computed.
-DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
+# The mel of the loss is the original's. That of the metric, `evaluation.signal.mel_spectrogram`, is its own.
+_N_FFT, _HOP_LENGTH, _NUM_MELS, _FLOOR = 1024, 256, 100, 1e-7
+
+# The weights of the original's total, and 0 for losses that it has not. A loss of weight 0 is not computed. Those
+# of the quantizer are its learner's.
+GAN_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
         "discriminator/multi_period": 1.0,
         "discriminator/multi_resolution": 1.0,
@@ -23,9 +28,6 @@ DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
         "generator/multi_resolution_stft": 0.0,
         "generator/phase_advance": 0.0,
         "generator/waveform": 0.0,
-        "generator/commitment": 1000.0,
-        "generator/relative_commitment": 0.0,
-        "generator/latent_energy": 0.0,
         "generator/adversarial_multi_period": 1.0,
         "generator/adversarial_multi_resolution": 1.0,
         "generator/adversarial_multi_band": 1.0,
@@ -34,6 +36,13 @@ DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
         "generator/feature_matching_multi_band": 1.0,
     }
 )
+
+
+def loss_mel(audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    """Mel magnitudes of 100 HTK filters from 0 Hz to half the rate, floored: (B, T) -> (B, 100, 1 + T // 256)."""
+    magnitude = spectrum(audio, _N_FFT, _HOP_LENGTH).abs()
+    filters = mel_filters(sampling_rate, _N_FFT, _NUM_MELS, magnitude.device, magnitude.dtype)
+    return (filters.T @ magnitude).clamp(min=_FLOOR)
 
 
 def mel_loss(
@@ -61,9 +70,7 @@ def mel_loss(
             f"{tuple(reference.shape)} and {tuple(estimate.shape)}."
         )
     with torch.autocast(estimate.device.type, enabled=False):
-        logs = [
-            mel_spectrogram(audio.float(), sampling_rate).clamp(min=FLOOR).log() for audio in (reference, estimate)
-        ]
+        logs = [loss_mel(audio.float(), sampling_rate).log() for audio in (reference, estimate)]
         by_band = (logs[0] - logs[1]).abs().mean(dim=-1)  # (B, 100, L) -> (B, 100)
         if cutoff_hz is None:
             return by_band.mean()
@@ -92,7 +99,7 @@ def _share_of_bands(cutoff_hz: torch.Tensor, batch_size: int, sampling_rate: int
 def _upper_edges_hz(sampling_rate: int) -> torch.Tensor:
     """Where each mel band ends (100,): the HTK scale from 0 Hz to half the rate, each band reaching over two steps."""
     top_mel = 2595 * torch.log10(torch.tensor(1 + sampling_rate / 2 / 700, dtype=torch.float64))
-    steps = torch.arange(2, NUM_MELS + 2, dtype=torch.float64) / (NUM_MELS + 1)
+    steps = torch.arange(2, _NUM_MELS + 2, dtype=torch.float64) / (_NUM_MELS + 1)
     edges = 700 * (10 ** (top_mel * steps / 2595) - 1)
     return edges.clamp(max=sampling_rate / 2).float()  # the last is half the rate, to the digit
 
@@ -160,7 +167,7 @@ def adversarial_losses(real: Judgements, fake: Judgements) -> dict[str, torch.Te
     return losses
 
 
-def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> torch.Tensor:
+def total(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
     """Weighted sum of losses. Weights of losses that are not there are ignored.
 
     Raises:

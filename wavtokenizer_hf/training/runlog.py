@@ -26,13 +26,8 @@ from wavtokenizer_hf.training.validation import Validation
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
-# Losses that stand beside the bar, by what they are called there.
-_SHOWN = {
-    "generator/mel": "mel",
-    "discriminator/total": "disc",
-    "validation/mel": "val",
-    "codebook/perplexity": "perp",
-}
+# What stands beside the bar after the objective's losses, by what it is called there.
+_SHOWN = {"validation/mel": "val", "codebook/perplexity": "perp"}
 
 
 class RunningMeans:
@@ -109,6 +104,7 @@ class RunLog:
         self._seconds = 0.0
         self._since = time.monotonic()
         self._shown: dict[str, float] = {}
+        self._short = {**config.objective_class.shown, **_SHOWN}
         if accelerator.is_main_process:
             self._drop_entries_past(start_step)
         if config.tracker == "tensorboard" and not is_tensorboard_available():
@@ -174,7 +170,7 @@ class RunLog:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **entry}) + "\n")
-        self._shown |= {short: entry[name] for name, short in _SHOWN.items() if name in entry}
+        self._shown |= {short: entry[name] for name, short in self._short.items() if name in entry}
         if "audio_s_per_s" in entry:
             self._shown["s/s"] = entry["audio_s_per_s"]
         figures = "  ".join(f"{name} {value:.4g}" for name, value in self._shown.items())

@@ -63,7 +63,7 @@ def multi_scale_mel(
     for n_fft, num_mels in MEL_SCALES:
         filters, upper_hz = _mel_bands(sampling_rate, n_fft, num_mels, estimate.device)
         logs = [
-            (filters.T @ _spectrum(audio, n_fft, n_fft // 4).abs()).clamp(min=_FLOOR).log10()
+            (filters.T @ spectrum(audio, n_fft, n_fft // 4).abs()).clamp(min=_FLOOR).log10()
             for audio in (reference, estimate)
         ]
         distances.append(_mean_below((logs[0] - logs[1]).abs(), upper_hz, cutoff_hz).mean())
@@ -84,7 +84,7 @@ def multi_resolution_stft(
     distances = []
     for n_fft in STFT_WINDOWS:
         bins_hz = _bins_hz(sampling_rate, n_fft, estimate.device)
-        real, fake = (_spectrum(audio, n_fft, n_fft // 4).abs() for audio in (reference, estimate))
+        real, fake = (spectrum(audio, n_fft, n_fft // 4).abs() for audio in (reference, estimate))
         logs = (real.clamp(min=_FLOOR).log() - fake.clamp(min=_FLOOR).log()).abs()
         error = _mean_below((real - fake).square(), bins_hz, cutoff_hz)
         level = _mean_below(real.square(), bins_hz, cutoff_hz).clamp(min=_LEAST_SPECTRUM**2)
@@ -109,7 +109,7 @@ def phase_advance(
     distances = []
     for n_fft in PHASE_WINDOWS:
         bins_hz = _bins_hz(sampling_rate, n_fft, estimate.device)
-        real, fake = (_advance(_spectrum(audio, n_fft, PHASE_HOP)) for audio in (reference, estimate))
+        real, fake = (_advance(spectrum(audio, n_fft, PHASE_HOP)) for audio in (reference, estimate))
         weight = real.abs().sqrt()
         cosine = (real * fake.conj()).real / (_norm(real) * _norm(fake))
         unlike = _mean_below(weight * (1 - cosine), bins_hz, cutoff_hz)
@@ -124,7 +124,7 @@ def waveform(reference: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     return ((reference - estimate).abs().mean(dim=1) / level).mean()
 
 
-def _spectrum(audio: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
+def spectrum(audio: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
     """Complex spectrum through a Hann window, (B, T) -> (B, F, L)."""
     if audio.shape[-1] <= n_fft // 2:
         raise ValueError(

@@ -1,46 +1,22 @@
 """The arithmetic of a GAN step: tensors in, named losses out. What to do with them is the trainer's."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
-from wavtokenizer_hf.training.codebook import quantize
+from wavtokenizer_hf.training.codebook import CodebookLearner
 from wavtokenizer_hf.training.discriminators import Discriminators, halves
-from wavtokenizer_hf.training.losses import DEFAULT_WEIGHTS, adversarial_losses, discriminator_losses, mel_loss
+from wavtokenizer_hf.training.learner import QuantizerLearner, Reconstruction
+from wavtokenizer_hf.training.losses import adversarial_losses, discriminator_losses, mel_loss
 from wavtokenizer_hf.training.spectral_losses import (
     multi_resolution_stft,
     multi_scale_mel,
     phase_advance,
     waveform,
 )
-
-# What latents may hold before `generator/latent_energy` holds them back: that of their start from data.
-_LATENT_ENERGY = 1.0
-_LEAST_VARIANCE = 1e-8
-
-
-class Reconstruction(NamedTuple):
-    """What the codec makes of a batch in training.
-
-    Args:
-        audio_values: (B, T), T a whole number of hops.
-        encoder_latents: (B, D, L), before quantization.
-        audio_codes: int64 (B, L); (B, 0) without quantizer.
-        quantized_latents: (B, D, L), the entries of the codes; without quantizer the latents.
-        commitment: The commitment loss, a scalar.
-        num_bypassed: The decoder heard the latents themselves of so many first clips.
-    """
-
-    audio_values: torch.Tensor
-    encoder_latents: torch.Tensor
-    audio_codes: torch.Tensor
-    quantized_latents: torch.Tensor
-    commitment: torch.Tensor
-    num_bypassed: int
 
 
 class Generator(nn.Module):
@@ -49,11 +25,18 @@ class Generator(nn.Module):
     Args:
         model: Its parts are trained in place.
         trains_encoder: Without it no gradient is taken there.
+        learner: How its codebook learns, which says how it quantizes.
     """
 
-    def __init__(self, model: WavTokenizerModel, trains_encoder: bool = True):
+    def __init__(
+        self,
+        model: WavTokenizerModel,
+        trains_encoder: bool = True,
+        learner: type[QuantizerLearner] = CodebookLearner,
+    ):
         super().__init__()
         self.model = model
+        self.learner = learner
         model.encoder_model.encoder.requires_grad_(trains_encoder)
 
     def forward(
@@ -69,7 +52,7 @@ class Generator(nn.Module):
             uses_quantizer: `False` hands all latents on as they are; the codes are then empty.
             num_bypassed: Hands on the latents of so many first clips as they are; codes are those of all clips.
         """
-        return reconstruct(self.model, input_values, bandwidth_id, uses_quantizer, num_bypassed)
+        return reconstruct(self.model, input_values, bandwidth_id, uses_quantizer, num_bypassed, self.learner)
 
 
 def reconstruct(
@@ -78,18 +61,19 @@ def reconstruct(
     bandwidth_id: int | torch.Tensor | None = None,
     uses_quantizer: bool = True,
     num_bypassed: int = 0,
+    learner: type[QuantizerLearner] = CodebookLearner,
 ) -> Reconstruction:
     """Reconstructs (B, 1, T); see `Generator.forward`. Training and validation hear the same."""
     encoder_model = model.encoder_model
     latents, _ = encoder_model.encoder(input_values)
     if uses_quantizer:
-        codes, quantized, commitment = quantize(encoder_model.quantizer.codebook, latents)
+        codes, quantized, commitment = learner.quantize(encoder_model.quantizer.codebook, latents)
     else:
         quantized, commitment, num_bypassed = latents, latents.new_zeros(()), latents.shape[0]
         codes = torch.empty(latents.shape[0], 0, dtype=torch.int64, device=latents.device)
     heard = torch.cat([latents[:num_bypassed].to(quantized.dtype), quantized[num_bypassed:]])
     audio_values = model.decode(bandwidth_id=bandwidth_id, quantized_latents=heard).audio_values
-    return Reconstruction(audio_values[:, 0], latents, codes, quantized, commitment, num_bypassed)
+    return Reconstruction(audio_values[:, 0], latents, codes, quantized, commitment, num_bypassed, learner.losses)
 
 
 def judge(
@@ -103,43 +87,26 @@ def reconstruction_losses(
     real: torch.Tensor,
     reconstruction: Reconstruction,
     sampling_rate: int,
-    cutoff_hz: torch.Tensor | None = None,
-    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    cutoff_hz: torch.Tensor | None,
+    weights: Mapping[str, float],
 ) -> dict[str, torch.Tensor]:
-    """The losses `generator/…` that need no discriminator, for recordings (B, T).
+    """The losses that need no discriminator, for recordings (B, T): `generator/…`, and the quantizer's own.
 
     `generator/mel` is always among them, so that all runs can be compared by it; the others if their weight is not 0.
     """
     fake, bypassed = reconstruction.audio_values, reconstruction.num_bypassed
     spectral = real, fake, sampling_rate, cutoff_hz
-    losses = {
+    losses: dict[str, Callable[[], torch.Tensor]] = {
         "generator/mel": lambda: mel_loss(*spectral),
         "generator/multi_scale_mel": lambda: multi_scale_mel(*spectral),
         "generator/multi_resolution_stft": lambda: multi_resolution_stft(*spectral),
         "generator/phase_advance": lambda: phase_advance(*spectral),
-        "generator/commitment": lambda: reconstruction.commitment,
-        "generator/relative_commitment": lambda: relative_commitment(reconstruction),
-        "generator/latent_energy": lambda: latent_energy(reconstruction.encoder_latents),
+        **{name: functools.partial(loss.of, reconstruction) for name, loss in reconstruction.quantizer_losses.items()},
     }
     if bypassed:
         # What passed the quantizer cannot keep the waveform, and to ask for it would smear what it can keep.
         losses["generator/waveform"] = lambda: waveform(real[:bypassed], fake[:bypassed])
     return {name: loss() for name, loss in losses.items() if name == "generator/mel" or weights[name]}
-
-
-def relative_commitment(reconstruction: Reconstruction) -> torch.Tensor:
-    """The commitment loss as a share of the variance of the chosen entries: its weight fits latents of any size.
-
-    1 says that an entry tells no more of its latent than their common mean would.
-    """
-    entries = reconstruction.quantized_latents.detach().float()
-    variance = entries.transpose(0, 1).flatten(1).var(dim=1, correction=0).mean()  # (B, D, L) -> (D, B * L)
-    return reconstruction.commitment / variance.clamp(min=_LEAST_VARIANCE)
-
-
-def latent_energy(latents: torch.Tensor) -> torch.Tensor:
-    """How far the mean square of the latents lies above 1, so that what passes unquantized keeps near the entries."""
-    return F.relu(latents.float().square().mean() - _LATENT_ENERGY)
 
 
 def deception_losses(

@@ -17,7 +17,9 @@ from wavtokenizer_hf.evaluation.tone import FrameTone
 from wavtokenizer_hf.evaluation.waveform import Level
 from wavtokenizer_hf.modeling_wavtokenizer import WavTokenizerModel
 from wavtokenizer_hf.training.clips import Clip
+from wavtokenizer_hf.training.codebook import CodebookLearner
 from wavtokenizer_hf.training.dataset import CropDataset, collate
+from wavtokenizer_hf.training.learner import QuantizerLearner
 from wavtokenizer_hf.training.losses import mel_loss
 from wavtokenizer_hf.training.steps import reconstruct
 
@@ -84,6 +86,7 @@ def validate(
     uses_cutoff: bool = True,
     num_pitch_clips: int = 0,
     uses_quantizer: bool = True,
+    learner: type[QuantizerLearner] = CodebookLearner,
 ) -> Validation:
     """Reconstructs the validation clips with all processes together, as training does it, but in float32.
 
@@ -93,6 +96,7 @@ def validate(
         uses_cutoff: See `DataConfig`.
         num_pitch_clips: Clips whose pitch is tracked as well, evenly spread and the same ones every time.
         uses_quantizer: `False` before the codebook's start, when the decoder hears the latents in training, too.
+        learner: How the codebook learns, which says how it quantizes.
     """
     was_training = model.training
     model.eval()
@@ -111,7 +115,7 @@ def validate(
             failures += batch["failures"]
             real = batch["input_values"].to(device)
             with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled anew for these shapes
-                output = reconstruct(model, real, uses_quantizer=uses_quantizer)
+                output = reconstruct(model, real, uses_quantizer=uses_quantizer, learner=learner)
             for place, index in enumerate(indices):
                 cutoff = batch["cutoff_hz"][place : place + 1] if uses_cutoff else None
                 pair = real[place], output.audio_values[place : place + 1]  # (1, T) each
