@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
 from conversion.checkpoints import RELEASED
 from conversion.key_map import map_keys
+
 from tests.docs import original_calls
 from tests.docs.commands import run_own_command
 from tests.docs.conftest import RECORDING, REPOSITORY

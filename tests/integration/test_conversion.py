@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
-
-from conversion.__main__ import app
 from conversion.checkpoints import RELEASED
 from conversion.convert import convert
 from conversion.errors import ConversionError
 from conversion.key_map import to_ours
 from conversion.lightning import OriginalCheckpoint
 from conversion.parity import verify
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from conversion.__main__ import app
 from tests.golden import reference_weights
 from tests.original_checkpoint import DISCRIMINATORS, TRAINING_ONLY, original_state, write_checkpoint
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerModel

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
+from conversion.convert import convert
+from conversion.errors import ConversionError, UsageError
+from conversion.parity import verify
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from conversion.__main__ import app
-from conversion.convert import convert
-from conversion.errors import ConversionError, UsageError
-from conversion.parity import verify
 from tests.original_checkpoint import simvq_state, write_checkpoint
 from wavtokenizer_hf import WavTokenizerModel
 

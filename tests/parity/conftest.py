@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conversion.convert import convert
 from safetensors.torch import save_file
 
-from conversion.convert import convert
 from tests.golden import reference_weights
 from wavtokenizer_hf import WavTokenizerModel
 from wavtokenizer_hf.training.discriminators import Discriminators, load_original_discriminators

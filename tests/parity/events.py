@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from conversion.event_codec import architecture, convert
+
 from tests.golden.events import event_reference_weights as weights
 from wavtokenizer_hf.modeling_sparse_event_codec import SparseEventCodecModel
 

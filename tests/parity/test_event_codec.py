@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
 from conversion.errors import ConversionError
 from conversion.event_codec import DISCRIMINATOR_KEPT, KEPT, convert, to_ours, why_dropped
+
 from tests.golden.events import event_reference_weights as weights
 from tests.parity.events import (
     CLIPS,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from conversion.convert import convert
 from conversion.parity import verify
+
 from tests.golden.simvq_weights import write_simvq_checkpoint
 from tests.parity.conftest import SEED
 from wavtokenizer_hf import WavTokenizerModel

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
 from conversion.key_map import to_ours
+
 from tests.parity.conftest import GOLDEN
 from wavtokenizer_hf import WavTokenizerModel
 from wavtokenizer_hf.training.codebook import kmeans, quantize

@@ -1,9 +1,9 @@
 import pytest
+from conversion.errors import ConversionError
+from conversion.key_map import DROPPED, KEPT, map_keys, to_original, to_ours, why_dropped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversion.errors import ConversionError
-from conversion.key_map import DROPPED, KEPT, map_keys, to_original, to_ours, why_dropped
 from tests.original_checkpoint import original_shapes
 
 PARTS = st.lists(

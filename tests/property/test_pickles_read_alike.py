@@ -1,10 +1,9 @@
 import pickle
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from conversion.errors import ConversionError
 from conversion.lightning import read_pickle
+from hypothesis import given
+from hypothesis import strategies as st
 
 KEYS = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
 VALUES = st.recursive(

@@ -2,10 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-
 from conversion.architecture import build_config, check_yaml, expected_shapes, infer_settings
 from conversion.errors import ConversionError, UsageError
 from conversion.key_map import check_against, map_keys, to_original
+
 from tests.original_checkpoint import original_shapes
 from wavtokenizer_hf import WavTokenizerConfig, WavTokenizerModel
 

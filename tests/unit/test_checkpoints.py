@@ -3,7 +3,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-
 from conversion.checkpoints import RELEASED, UPSAMPLING_RATIOS, CheckpointSource, identify, resolve, sha256_of
 from conversion.errors import ConversionError, UsageError
 

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from conversion.errors import ConversionError
 from conversion.key_map import DROPPED, KEPT, check_against, map_keys, to_original, to_ours, why_dropped
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conversion.errors import ConversionError
+from conversion.lightning import Name, OriginalCheckpoint, Placeholder, read_pickle
 from safetensors.torch import save_file
 from torch import nn
 
-from conversion.errors import ConversionError
-from conversion.lightning import Name, OriginalCheckpoint, Placeholder, read_pickle
 from tests.original_checkpoint import write_checkpoint
 
 

@@ -46,7 +46,9 @@ def test_a_file_gets_the_codes_that_it_gets_in_one_piece(
     path = tmp_path / f"clip.{suffix}"
     soundfile.write(path, noise(rate, channels).numpy(), rate)
     inputs = feature_extractor(path, resample=True, return_tensors="pt")
-    codes, num_samples = encode_long(model, path, block_s=block_s, progress=False)
+    encoded = encode_long(model, path, block_s=block_s, progress=False)
+    codes, num_samples = encoded
+    assert torch.equal(encoded[0, 0], codes[0, 0])
     assert num_samples == inputs["input_values"].shape[-1]
     assert torch.equal(codes, model.encode(**inputs).audio_codes)
 

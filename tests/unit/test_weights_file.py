@@ -1,8 +1,7 @@
 import pytest
 import torch
-from safetensors import safe_open
-
 from conversion.weights_file import DTYPE_NAMES, write_safetensors
+from safetensors import safe_open
 
 
 def write(path, tensors, **options):

@@ -16,10 +16,16 @@ from wavtokenizer_hf.codecs.registry import codec_of
 
 
 class LongCodes(NamedTuple):
-    """The codes of a recording, int64 (1, Q, L) on the CPU, and its length in samples at the codec's rate."""
+    """The codes of a recording, int64 (1, Q, L) on the CPU, and its length in samples at the codec's rate.
+
+    Indexed as a tensor of three axes, it is the codes: `encoded[0, 0]` are those of the first codebook.
+    """
 
     audio_codes: torch.Tensor
     num_samples: int
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.audio_codes[index] if isinstance(index, tuple) else tuple.__getitem__(self, index)
 
 
 def encode_long(
