@@ -15,6 +15,7 @@ from wavtokenizer_hf.training.config import config_from_dict, load_config
 from wavtokenizer_hf.training.learner import QuantizerLearner, QuantizerLoss, learners
 from wavtokenizer_hf.training.objective import Objective, objectives
 from wavtokenizer_hf.training.optimizers import adamw, cosine, take_step
+from wavtokenizer_hf.training.schedule import value_at
 from wavtokenizer_hf.training.trainer import Trainer
 from wavtokenizer_hf.training.validation import Validation
 
@@ -82,7 +83,7 @@ class Prediction(Objective):
 
     def __call__(self, batches, step):
         self.optimizers["model"].zero_grad()
-        weights = self.weights_at(step)
+        weights = {name: value_at(weight, step) for name, weight in self.config.weights.items()}
         for batch in batches:
             losses = {"model/error": self.error(self.modules["model"], batch["input_values"])}
             losses["model/size"] = self.model.convolution.weight.square().sum()

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
 from wavtokenizer_hf.training.registry import Registry
-from wavtokenizer_hf.training.schedule import value_at
 
 if TYPE_CHECKING:
     from wavtokenizer_hf.training.config import TrainingConfig
@@ -111,10 +110,6 @@ class Objective(abc.ABC):
 
     def save_beside(self, folder: Path) -> None:  # noqa: B027 (most have nothing)
         """Writes beside it, in a checkpoint, what another run that starts from it can use."""
-
-    def weights_at(self, step: int) -> dict[str, float]:
-        """The weight of every loss."""
-        return {name: value_at(weight, step) for name, weight in self.config.weights.items()}
 
 
 objectives: Registry[Objective] = Registry(
