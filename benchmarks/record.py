@@ -17,7 +17,7 @@ from wavtokenizer_hf.audio.atomic import replacing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "torchaudio", "transformers", "numpy")
+_PACKAGES = ("torch", "torchaudio", "transformers", "numpy")
 _ALLOCATOR_VARIABLES = ("LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
@@ -42,7 +42,7 @@ def conditions(started_load: float, device: str = "cpu") -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+            **{name: version(name) for name in _PACKAGES},
             **({"cuda": torch.version.cuda} if device == "cuda" else {}),
         },
         "threads": torch.get_num_threads(),

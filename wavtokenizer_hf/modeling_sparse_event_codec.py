@@ -23,7 +23,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_event_codec import SparseEventCodecConfig
-from .rendering_sparse_event_codec import OscillatorRenderer, WavetableRenderer, event_numbers, mel_filters
+from .rendering_sparse_event_codec import OscillatorRenderer, WavetableRenderer, event_numbers, mel_triangles
 
 # Of fields that a model output may lack.
 _NONE: Any = None
@@ -636,7 +636,7 @@ class SparseEventCodecPreTrainedModel(PreTrainedModel):
             module.init_tables()
         elif isinstance(module, SparseEventCodecModel) and self.config.renderer == "oscillator":
             sizes = self.config.num_mel_bins, self.config.num_bins
-            init.copy_(module.mel_filters, mel_filters(*sizes, self.config.sampling_rate))
+            init.copy_(module.mel_filters, mel_triangles(*sizes, self.config.sampling_rate))
 
 
 class SparseEventCodecModel(SparseEventCodecPreTrainedModel):

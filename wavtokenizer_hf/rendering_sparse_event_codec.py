@@ -261,7 +261,7 @@ _ATTACK_S = (0.001, 0.15)
 _HIGHEST, _HIGHEST_FADED = 0.44, 0.48  # of the sampling rate: from here on partials fade, and from there they are gone
 
 
-def mel_filters(num_bands: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
+def mel_triangles(num_bands: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
     """Triangles evenly spaced on the mel scale, from 0 Hz to half the rate: float32 (num_bands, num_bins).
 
     They overlap by halves and sum up to one, but for the ends. A band narrower than the bins lie apart takes the
@@ -281,7 +281,7 @@ def mel_filters(num_bands: int, num_bins: int, sampling_rate: int) -> torch.Tens
 def noise_bands(num_bands: int, sampling_rate: int) -> torch.Tensor:
     """Always the same noise in bands, each of unit power: float32 (blocks, num_bands, 128)."""
     spectrum = torch.fft.rfft(uniform_noise(_NOISE_SAMPLES).double())
-    bands = torch.fft.irfft(spectrum * mel_filters(num_bands, len(spectrum), sampling_rate).double(), _NOISE_SAMPLES)
+    bands = torch.fft.irfft(spectrum * mel_triangles(num_bands, len(spectrum), sampling_rate).double(), _NOISE_SAMPLES)
     bands = bands / bands.square().mean(dim=-1, keepdim=True).sqrt()
     return bands.unflatten(-1, (-1, _BLOCK)).transpose(0, 1).contiguous().float()
 

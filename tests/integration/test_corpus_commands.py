@@ -79,7 +79,7 @@ def test_another_model_in_the_same_folder_is_refused(run, tmp_path):
     run("tokenize-corpus in out --workers 0")
     tiny_model(seed=1).save_pretrained(tmp_path / "model")
     status, _, err = run("tokenize-corpus in out --workers 0")
-    assert status == 1
+    assert status == 2
     assert "was begun with another plan: the model was model (" in err
 
 

@@ -15,7 +15,7 @@ from wavtokenizer_hf import (
     SparseEventCodecFeatureExtractor,
     SparseEventCodecModel,
 )
-from wavtokenizer_hf.rendering_sparse_event_codec import OscillatorRenderer, event_numbers, mel_filters
+from wavtokenizer_hf.rendering_sparse_event_codec import OscillatorRenderer, event_numbers, mel_triangles
 
 RENDERERS = pytest.mark.parametrize("renderer", ["oscillator", "wavetable"])
 
@@ -219,7 +219,7 @@ def test_the_feature_extractor_divides_by_the_highest_sample_and_says_by_what():
 
 
 def test_mel_bands_cover_all_frequencies_once():
-    filters = mel_filters(80, 513, 22050)
+    filters = mel_triangles(80, 513, 22050)
     assert filters.shape == (80, 513)
     assert (filters.sum(dim=1) > 0).all()
     assert torch.allclose(filters[:, 30:480].sum(dim=0), torch.ones(450), atol=1e-5)

@@ -222,3 +222,13 @@ def test_each_module_stands_in_the_tree_of_the_architecture():
         if not is_there and path.stem not in ("__init__", "__main__"):
             missing.append(str(path.relative_to(PACKAGE)))
     assert not missing
+
+
+def test_no_two_public_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    for path in sources(PACKAGE):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert len(places) > 100
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -9,7 +9,7 @@ import torch
 from wavtokenizer_hf.codecs.codec import Codec
 
 # Those on which a figure may depend.
-PACKAGES = ("wavtokenizer-hf", "torch", "torchaudio", "transformers", "numpy", "scipy", "pesq", "pystoi", "pyworld")
+_PACKAGES = ("wavtokenizer-hf", "torch", "torchaudio", "transformers", "numpy", "scipy", "pesq", "pystoi", "pyworld")
 
 
 def describe_model(codec: Codec) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """The machine and the packages."""
     is_cuda = device.type == "cuda"
     versions: dict[str, str | None] = {}
-    for package in PACKAGES:
+    for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

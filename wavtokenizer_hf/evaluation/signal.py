@@ -192,23 +192,17 @@ def signal_distances(
     estimate: torch.Tensor,
     *,
     sampling_rate: int,
-    estimate_sampling_rate: int | None = None,
     frame_rate: float | None = None,
 ) -> SignalDistances:
     """All distances of one pair; one that the pair does not define is skipped with its reason.
 
     Args:
-        sampling_rate: Rate of the reference in Hz.
-        estimate_sampling_rate: Rate of the estimate in Hz; `None` means the reference's.
+        sampling_rate: Rate of both in Hz.
         frame_rate: Of the codec that made the estimate, in Hz; without it there is no `frame_tone_db`.
 
     Raises:
-        ValueError: The rates differ, or a clip is empty, not one-dimensional or not finite.
+        ValueError: A clip is empty, not one-dimensional or not finite.
     """
-    if estimate_sampling_rate is not None and estimate_sampling_rate != sampling_rate:
-        raise ValueError(
-            f"The reference has {sampling_rate} Hz and the estimate {estimate_sampling_rate} Hz. Resample one of them."
-        )
     reference, estimate = _as_pair(reference, estimate)
     measures: dict[str, Callable[[], float]] = {
         "log_mel_l1": lambda: log_mel_l1(reference, estimate, sampling_rate=sampling_rate),

@@ -2,7 +2,6 @@
 
 import copy
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ def export_to_hub_folder(
     feature_extractor: Any,
     directory: str | os.PathLike[str],
     *,
-    name: str | None = None,
-    details: Mapping[str, object] | None = None,
     card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -33,9 +30,8 @@ def export_to_hub_folder(
     Args:
         model: The whole codec, not fused.
         directory: A folder that does not exist yet, or is empty.
-        name: What the model card calls the model; `None` means the name of `directory`.
-        details: What is known of the checkpoint, for the card; see `render_model_card`.
-        card: The text of a model card to keep, but for its section "Use"; `None` means to write one.
+        card: The text of a model card to keep, but for its section "Use"; `None` means to write one, under the name of
+            `directory`.
         overwrite: Whether to replace the model that `directory` holds. Its other files stay, so `directory` may be
             a clone of a Hub repository.
 
@@ -63,7 +59,7 @@ def export_to_hub_folder(
         extractor.auto_map = {_EXTRACTOR: auto_map[_EXTRACTOR]}
         extractor.save_pretrained(folder)
         if card is None:
-            card = render_model_card(model.config, name=name or target.name, details=details)
+            card = render_model_card(model.config, name=target.name)
         else:
             card = for_self_contained_folder(card, model.config)
         (folder / "README.md").write_text(card, encoding="utf-8")
