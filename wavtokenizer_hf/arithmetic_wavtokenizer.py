@@ -480,7 +480,7 @@ def in_blocks(
     else:
         window = min(window, num_frames)
         num_blocks = -(-num_frames // window)
-    tail = num_blocks * window - num_frames
+    tail: Any = num_blocks * window - num_frames  # a number, or its symbol under torch.export
     query, key, value = (
         F.pad(tensor[:, 0], (0, 0, 0, tail)).unflatten(1, (num_blocks, window)) for tensor in (query, key, value)
     )
