@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests.tiny import tiny_config as make_tiny_config  # noqa: E402
 from tests.tiny import tiny_model as make_tiny_model  # noqa: E402
@@ -30,6 +31,10 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # Sums in one order, whatever the machine and whatever ran before: some tests compare what two moments computed, bit by
 # bit.
 torch.set_num_threads(1)
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

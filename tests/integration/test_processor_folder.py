@@ -15,7 +15,7 @@ from tests.tiny_language import tiny_language_model, tiny_tokenizer
 from wavtokenizer_hf import WavTokenizerFeatureExtractor, WavTokenizerProcessor
 
 CODE_FILES = {
-    "audio_input.py",
+    *("audio_input.py", "audio_preparation.py", "codec_files.py"),
     *(f"{kind}_wavtokenizer.py" for kind in ("arithmetic", "configuration", "feature_extraction", "modeling")),
     *(f"{kind}_wavtokenizer.py" for kind in ("checks", "nearest", "processing")),
 }

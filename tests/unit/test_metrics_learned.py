@@ -166,7 +166,8 @@ class Loudness(torch.nn.Module):
 def rating_network(tmp_path):
     path = tmp_path / "utmos.jit"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
         torch.jit.trace(Loudness(), torch.zeros(1, 100)).save(path)
     return path
 
