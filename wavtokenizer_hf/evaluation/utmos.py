@@ -40,7 +40,8 @@ class UTMOS(Metric):
         self._device = device
         with warnings.catch_warnings():
             # torch would have models exported instead; this one is published as TorchScript
-            warnings.simplefilter("ignore", DeprecationWarning)
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             self._network = torch.jit.load(path, map_location=device).eval()
 
     @torch.inference_mode()
