@@ -314,15 +314,18 @@ def read_blocks(
         yield from recording.blocks(max(1, round(block_s * recording.sampling_rate)))
 
 
-def check_rate(sampling_rate: float, name: str) -> int:
+def check_rate(sampling_rate: float, name: str, least: int = MIN_RATE) -> int:
     """A sampling rate as a whole number.
+
+    Args:
+        least: Hz; a file below `MIN_RATE` is no sound, and what a caller hands over is the caller's.
 
     Raises:
         ValueError: If it is none, or none of sound; the message begins with `name`.
     """
-    if int(sampling_rate) != sampling_rate or not MIN_RATE <= sampling_rate <= MAX_RATE:
+    if int(sampling_rate) != sampling_rate or not least <= sampling_rate <= MAX_RATE:
         raise ValueError(
-            f"{name}: a sampling rate must be a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {sampling_rate}"
+            f"{name}: a sampling rate must be a whole number of Hz from {least} to {MAX_RATE}, got {sampling_rate}"
         )
     return int(sampling_rate)
 

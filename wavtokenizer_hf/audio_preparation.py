@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .audio_input import MAX_CHANNELS, check_rate, import_for
+from .audio_input import MAX_CHANNELS, MIN_RATE, check_rate, import_for
+
+_LITTLE = 1 << 20
 
 # torchaudio tabulates a filter of about this many taps per pair of rates; coprime rates would need gigabytes.
 _MAX_RESAMPLING_TAPS = 50_000_000
@@ -75,7 +77,9 @@ def as_mono(samples: np.ndarray, name: str) -> np.ndarray:
 
 def resample(samples: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
     """Resamples (N,) to (ceil(N * target_rate / sampling_rate),) with torchaudio's default windowed sinc."""
-    sampling_rate = check_rate(sampling_rate, "The clip")
+    # Nobody hears rates below `MIN_RATE`: they are mistakes, and harmless where little becomes of them.
+    becomes_little = len(samples) * target_rate <= _LITTLE * sampling_rate
+    sampling_rate = check_rate(sampling_rate, "The clip", least=1 if becomes_little else MIN_RATE)
     divisor = math.gcd(sampling_rate, target_rate)
     if (sampling_rate // divisor) * (target_rate // divisor) > _MAX_RESAMPLING_TAPS:
         raise ValueError(

@@ -129,6 +129,11 @@ def test_resampling_gives_the_documented_length(num_samples, extractor):
         assert values.shape[-1] == math.ceil(num_samples * 24000 / rate)
 
 
+def test_a_few_numbers_may_be_at_any_rate(extractor):
+    few = extractor(np.zeros(3, dtype=np.float32), sampling_rate=7, resample=True)["input_values"]
+    assert few.shape[-1] == -(-3 * extractor.sampling_rate // 7)
+
+
 def test_rates_without_common_divisor_are_refused_before_memory_runs_out(extractor):
     with pytest.raises(ValueError, match=r"44101.*common rate"):
         extractor(np.zeros(10, np.float32), sampling_rate=44101, resample=True)
