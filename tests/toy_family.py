@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from wavtokenizer_hf.codec_files import copy_code_files, digest_of, stored_form
-from wavtokenizer_hf.codecs.codec import Codec, Codes
+from wavtokenizer_hf.codecs.codec import Codec, Codes, num_samples_of
 from wavtokenizer_hf.codecs.registry import register
 from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
@@ -101,9 +101,7 @@ class ToyCodec(Codec):
         return digest_of({"levels": LEVELS}, self.model.state_dict())
 
     def encode(self, input_values, padding_mask=None):
-        lengths = [input_values.shape[-1]] * len(input_values)
-        if padding_mask is not None:
-            lengths = padding_mask.reshape(len(input_values), -1).sum(dim=-1).tolist()
+        lengths = num_samples_of(input_values, padding_mask)
         clips = [self.model.turns(clip[0, :length]) for clip, length in zip(input_values, lengths, strict=True)]
         longest = max(clip.shape[-1] for clip in clips)
         padded = torch.stack([torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])

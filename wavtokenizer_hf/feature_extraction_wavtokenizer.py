@@ -14,7 +14,8 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
 from .audio_input import MAX_RATE, read_audio, read_blocks, warn_of_level
-from .audio_preparation import as_float, as_mono, prepare
+from .audio_preparation import as_float, as_mono
+from .audio_preparation import resample as at_rate
 from .codec_files import copy_code_files, stored_form
 
 # In preprocessor_config.json, `peak_db` goes by the names that the transformers port has for it.
@@ -224,7 +225,7 @@ class WavTokenizerFeatureExtractor(SequenceFeatureExtractor):
                     f"Clip {index} is at {sampling_rate} Hz and the codec works at {self.sampling_rate} Hz. Pass "
                     "`resample=True` to have it resampled."
                 )
-            samples = prepare(samples, sampling_rate, self.sampling_rate)
+            samples = at_rate(samples, sampling_rate, self.sampling_rate)
         if self.peak_db is not None:
             peak = np.abs(samples).max()
             samples = samples * np.float32(10 ** (self.peak_db / 20) / peak) if peak > 0 else samples

@@ -1004,6 +1004,26 @@ class WavTokenizerPreTrainedModel(PreTrainedAudioTokenizerBase):
         """
         return check_codes(audio_codes, self.config.codebook_size, audio_codes_mask)
 
+    @property
+    def _quantizer(self) -> WavTokenizerQuantizer:
+        """The whole codec has it in its encoder, a half of it has it itself."""
+        holder: Any = self.base_model
+        return holder.quantizer
+
+    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """The codebook's entries of codes.
+
+        Args:
+            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
+
+        Returns:
+            Float32 (B, D, L), the `quantized_latents` of `decode`.
+
+        Raises:
+            ValueError: For a wrong shape, type or range.
+        """
+        return self._quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
+
 
 class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
     """The encoder with its codebook: waveforms to codes.
@@ -1096,46 +1116,12 @@ class WavTokenizerEncoderModel(WavTokenizerPreTrainedModel):
             "decoding alone."
         )
 
-    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of codes.
-
-        Args:
-            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
-
-        Returns:
-            Float32 (B, D, L), the `quantized_latents` of `decode`.
-
-        Raises:
-            ValueError: For a wrong shape, type or range.
-        """
-        return self.quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
-
 
 class WavTokenizerDecodingModel(WavTokenizerPreTrainedModel):
     """Decoding, for the two models that have a backbone and a head."""
 
     backbone: WavTokenizerBackbone
     head: WavTokenizerISTFTHead
-
-    @property
-    def _quantizer(self) -> WavTokenizerQuantizer:
-        """The whole codec has it in its encoder, the decoder alone has it itself."""
-        holder: Any = self.base_model
-        return holder.quantizer
-
-    def codes_to_latents(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        """The codebook's entries of codes.
-
-        Args:
-            audio_codes: Integers (B, 1, L), L of 1 or more, each in 0..codebook_size - 1.
-
-        Returns:
-            Float32 (B, D, L), the `quantized_latents` of `decode`.
-
-        Raises:
-            ValueError: For a wrong shape, type or range.
-        """
-        return self._quantizer.codes_to_latents(self.check_codes(audio_codes)).to(audio_codes.device)
 
     @can_return_tuple
     def decode(

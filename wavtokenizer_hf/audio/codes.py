@@ -152,7 +152,7 @@ class CodeFile:
                 a checksum for each value; a `.json` has one for all, which a file of other origin may lack.
         """
         suffix = _suffix(path)
-        fields = {name: getattr(self, name) for name in ("sampling_rate", "num_samples", "hop_length")}
+        fields = {name: getattr(self, name) for name in _COUNTS}
         sizes = self.spec.codebook_sizes
         is_first = len(sizes) == 1 and self.hop_length is not None
         fields |= {"codebook_size": sizes[0]} if is_first else {"codebook_sizes": list(sizes)}
@@ -273,7 +273,7 @@ def _read_json(file: BinaryIO) -> Mapping[str, Any]:
 
 def _checksum(content: Mapping[str, Any]) -> str:
     """Of the values by their names, in alphabetical order; of texts only what is not empty, so that more may come."""
-    names = (*_COUNTS, *_SIZES[content["format_version"] - 1 :][:1], *_TEXTS, "audio_codes")
+    names = (*_COUNTS, _SIZES[content["format_version"] - 1], *_TEXTS, "audio_codes")
     checked = {name: content.get(name) for name in names}
     text = json.dumps({name: value for name, value in checked.items() if value not in ("", None)}, sort_keys=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -70,8 +70,7 @@ def _describe_model(name: str, revision: str) -> dict[str, Any]:
     facts = codec.spec.facts()
     return {
         "class": type(codec.model).__name__,
-        **{fact: facts[fact] for fact in ("sampling_rate_hz", "hop_length", "codes_per_second", "codebook_size")},
-        "bitrate_kbps": facts["bitrate_kbps"],
+        **{fact: value for fact, value in facts.items() if fact not in ("name", "fingerprint")},
         "parameters": sum(parameter.numel() for parameter in codec.model.parameters()),
         "fingerprint": codec.fingerprint,
         "dtype": stored.dtype,

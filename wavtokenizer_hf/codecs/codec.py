@@ -35,6 +35,13 @@ class Codes:
         return codes if self.mask is None else codes[:, self.mask[row]]
 
 
+def num_samples_of(input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> list[int]:
+    """Samples of each clip of a batch (B, 1, T), of which a mask tells the padding."""
+    if padding_mask is None:
+        return [input_values.shape[-1]] * len(input_values)
+    return (padding_mask.reshape(len(input_values), -1) != 0).sum(dim=-1).tolist()
+
+
 class StreamEncoder(Protocol):
     """Samples (B, 1, n) to codes (B, Q, k), piece by piece, equal to those of the whole clip."""
 

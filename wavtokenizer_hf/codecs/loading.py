@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from wavtokenizer_hf.checkpoints import find_model, reading_model
 from wavtokenizer_hf.codecs.codec import Codec, Part
-from wavtokenizer_hf.codecs.registry import family_of, model_types
+from wavtokenizer_hf.codecs.registry import families, family_of
 
 
 def load_config(name: str, revision: str = "main") -> PreTrainedConfig:
@@ -28,8 +28,8 @@ def load_config(name: str, revision: str = "main") -> PreTrainedConfig:
         except OSError as error:
             raise OSError(f"{name} is neither a folder here nor to be had from the Hub: {error}") from error
         model_type = values.get("model_type")
-        if model_type not in model_types():
-            known = " or ".join(map(repr, model_types()))
+        if model_type not in families.names:
+            known = " or ".join(map(repr, families.names))
             raise ValueError(f"{name} holds a model of type {model_type!r}, expected {known}")
         return family_of(model_type).config_class.from_pretrained(name, revision=revision)
 
@@ -63,6 +63,7 @@ def load_codec(
     ```
     """
     name = find_model(name)
+    is_folder = Path(name).is_dir()
     config = load_config(name, revision)
     family = family_of(config.model_type)
     model_class: Any = family.model_class(config, part)
@@ -75,12 +76,12 @@ def load_codec(
             use_safetensors=True,
             output_loading_info=True,
         )
-        if Path(name).is_dir() and not Path(name, "preprocessor_config.json").is_file():
+        if is_folder and not Path(name, "preprocessor_config.json").is_file():
             # What saving a model alone leaves; everything that the file would say follows from the config.
             extractor: Any = family.extractor_for(config)
         else:
             extractor = family.extractor_class.from_pretrained(name, revision=revision)  # type: ignore[attr-defined]
-        codec = family(model.eval(), extractor, name=Path(name).resolve().name if Path(name).is_dir() else name)
+        codec = family(model.eval(), extractor, name=Path(name).resolve().name if is_folder else name)
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ValueError(f"{name} lacks weights of {model_class.__name__}: {missing[0]} ({len(missing)} in all)")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from wavtokenizer_hf.codec_files import digest_of
-from wavtokenizer_hf.codecs.codec import Codec, Codes, StreamDecoder, StreamEncoder
+from wavtokenizer_hf.codecs.codec import Codec, Codes, StreamDecoder, StreamEncoder, num_samples_of
 from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.configuration_sparse_event_codec import SparseEventCodecConfig
 from wavtokenizer_hf.feature_extraction_sparse_event_codec import SparseEventCodecFeatureExtractor
@@ -63,10 +63,7 @@ class SparseEventCodec(Codec):
         longest = int(lengths.max())
         padded = [torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in clips]
         mask = torch.arange(longest, device=input_values.device) < lengths[:, None]
-        if padding_mask is None:
-            num_samples = [input_values.shape[-1]] * len(clips)
-        else:
-            num_samples = (padding_mask.reshape(len(clips), -1) != 0).sum(dim=-1).tolist()
+        num_samples = num_samples_of(input_values, padding_mask)
         return Codes(torch.stack(padded), None if mask.all() else mask, num_samples)
 
     def decode(

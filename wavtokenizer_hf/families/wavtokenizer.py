@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from wavtokenizer_hf.codecs.codec import Codec, Codes, Part, StreamDecoder, StreamEncoder
+from wavtokenizer_hf.codecs.codec import Codec, Codes, Part, StreamDecoder, StreamEncoder, num_samples_of
 from wavtokenizer_hf.codecs.spec import CodecSpec
 from wavtokenizer_hf.configuration_wavtokenizer import WavTokenizerConfig, fingerprint
 from wavtokenizer_hf.feature_extraction_wavtokenizer import WavTokenizerFeatureExtractor
@@ -61,10 +61,7 @@ class WavTokenizerCodec(Codec):
     def encode(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None) -> Codes:
         encoded = self.model.encode(input_values, padding_mask)
         mask = None if encoded.audio_codes_mask is None else encoded.audio_codes_mask[:, 0] != 0
-        if padding_mask is None:
-            return Codes(encoded.audio_codes, mask, [input_values.shape[-1]] * len(input_values))
-        lengths = padding_mask.reshape(len(input_values), -1).sum(dim=-1)
-        return Codes(encoded.audio_codes, mask, lengths.tolist())
+        return Codes(encoded.audio_codes, mask, num_samples_of(input_values, padding_mask))
 
     def decode(
         self,

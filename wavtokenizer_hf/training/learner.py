@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from wavtokenizer_hf.training.registry import Registry
+from wavtokenizer_hf.codecs.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)

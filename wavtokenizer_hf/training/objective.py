@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
-from wavtokenizer_hf.training.registry import Registry
+from wavtokenizer_hf.codecs.registry import Registry
 
 if TYPE_CHECKING:
     from wavtokenizer_hf.training.config import TrainingConfig
